@@ -1,0 +1,178 @@
+"""Training data as the estimator sees it: sequences of tokens, and the ragged batch of their action tokens.
+
+`TokenSequence` is one row for the forward pass. `TokenBatch` holds, for a list of them, only the action tokens (those
+the policy chose or should have chosen) as flat tensors; padding, packing and prompt sharing are invisible to it.
+Shapes: A action tokens, S sequences, G groups, K terms of the algorithm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+
+class Source(StrEnum):
+    """Where a sequence came from."""
+
+    ROLLOUTS = "rollouts"
+    DEMONSTRATIONS = "demonstrations"
+    PREFERENCES = "preferences"
+    TRAJECTORIES = "trajectories"
+
+    @property
+    def index(self) -> int:
+        """The code of this source in `TokenBatch.source`."""
+        return list(Source).index(self)
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """One training sequence.
+
+    token_ids [T]; action_mask [T], True where the token is the policy's (never at position 0: nothing predicts it);
+    behavior_logprobs, one per action token, where the sampler reported them; temperature at which the actions were
+    sampled and are scored; group: sequences of one prompt share it; pair: the two sides of a preference share it;
+    reward None = ungraded or not applicable; weight: how often this sequence counts in sums and in their normalisers.
+    """
+
+    token_ids: tuple[int, ...]
+    action_mask: tuple[bool, ...]
+    source: Source
+    group: int
+    pair: int = -1
+    reward: float | None = None
+    solved: bool = False
+    behavior_logprobs: tuple[float, ...] | None = None
+    temperature: float = 1.0
+    weight: float = 1.0
+
+    @property
+    def num_tokens(self) -> int:
+        """Length T."""
+        return len(self.token_ids)
+
+    @property
+    def num_actions(self) -> int:
+        """Number of action tokens."""
+        return sum(self.action_mask)
+
+
+@dataclass(frozen=True, eq=False)
+class TokenBatch:
+    """The action tokens of S sequences.
+
+    sequence_index [A] in ascending order; group_index, pair_index (-1: none), source, reward, graded, solved,
+    weight [S]; logprobs (current policy, with gradient), old_logprobs (trainer's, before the update),
+    behavior_logprobs (sampler's), reference_logprobs (frozen model's), entropy [A] in nats. reward is 0 where graded
+    is False and must not be read there. advantages [K, A] and coefficients [K, S] are filled in by
+    `Algorithm.prepare`.
+    """
+
+    sequence_index: Tensor
+    group_index: Tensor
+    pair_index: Tensor
+    source: Tensor
+    reward: Tensor
+    graded: Tensor
+    solved: Tensor
+    weight: Tensor
+    logprobs: Tensor | None = None
+    old_logprobs: Tensor | None = None
+    behavior_logprobs: Tensor | None = None
+    reference_logprobs: Tensor | None = None
+    entropy: Tensor | None = None
+    advantages: Tensor | None = None
+    coefficients: Tensor | None = None
+
+    @classmethod
+    def from_sequences(cls, sequences: Sequence[TokenSequence], dtype: torch.dtype = torch.float32) -> TokenBatch:
+        """The batch of `sequences`, in their order, without logprobs other than the sampler's.
+
+        behavior_logprobs is set where at least one sequence has them; the others' tokens hold 0 there.
+        """
+        lengths = torch.tensor([s.num_actions for s in sequences], dtype=torch.long)
+        behavior = None
+        if any(s.behavior_logprobs is not None for s in sequences):
+            behavior = torch.tensor(
+                [x for s in sequences for x in (s.behavior_logprobs or (0.0,) * s.num_actions)], dtype=dtype
+            )
+        return cls(
+            sequence_index=torch.repeat_interleave(torch.arange(len(sequences)), lengths),
+            group_index=_compact(torch.tensor([s.group for s in sequences], dtype=torch.long)),
+            pair_index=torch.tensor([s.pair for s in sequences], dtype=torch.long),
+            source=torch.tensor([s.source.index for s in sequences], dtype=torch.long),
+            reward=torch.tensor([0.0 if s.reward is None else s.reward for s in sequences], dtype=dtype),
+            graded=torch.tensor([s.reward is not None for s in sequences], dtype=torch.bool),
+            solved=torch.tensor([s.solved for s in sequences], dtype=torch.bool),
+            weight=torch.tensor([s.weight for s in sequences], dtype=dtype),
+            behavior_logprobs=behavior,
+        )
+
+    @property
+    def num_sequences(self) -> int:
+        """S."""
+        return self.group_index.numel()
+
+    @property
+    def num_groups(self) -> int:
+        """G."""
+        return int(self.group_index.max()) + 1 if self.num_sequences else 0
+
+    @property
+    def lengths(self) -> Tensor:
+        """Number of action tokens of each sequence [S]."""
+        return torch.bincount(self.sequence_index, minlength=self.num_sequences)
+
+    def broadcast(self, values: Tensor) -> Tensor:
+        """Values of sequences [S] at their action tokens [A]."""
+        return values[self.sequence_index]
+
+    def sequence_sum(self, values: Tensor) -> Tensor:
+        """Sum of action-token values [A] over each sequence [S]."""
+        return values.new_zeros(self.num_sequences).index_add(0, self.sequence_index, values)
+
+    def sequence_mean(self, values: Tensor) -> Tensor:
+        """Mean of action-token values [A] over each sequence [S]; 0 for a sequence without action tokens."""
+        return self.sequence_sum(values) / self.lengths.clamp(min=1)
+
+    def group_sum(self, values: Tensor) -> Tensor:
+        """Sum of sequence values [S] over each group [G]."""
+        return values.new_zeros(self.num_groups).index_add(0, self.group_index, values)
+
+    def is_from(self, source: Source) -> Tensor:
+        """Which sequences [S] come from `source`."""
+        return self.source == source.index
+
+    def take(self, rows: Tensor) -> TokenBatch:
+        """The batch of the sequences `rows` (indices [R] in any order), their tokens with them."""
+        starts = torch.cumsum(self.lengths, 0) - self.lengths
+        lengths = self.lengths[rows]
+        tokens = torch.repeat_interleave(starts[rows] - (torch.cumsum(lengths, 0) - lengths), lengths)
+        tokens = tokens + torch.arange(tokens.numel(), device=tokens.device)
+        taken: dict[str, Tensor] = {}
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if entry.name == "sequence_index" or value is None:
+                continue
+            per_token = entry.name == "advantages" or entry.name in _PER_TOKEN
+            taken[entry.name] = value[..., tokens if per_token else rows]
+        taken["sequence_index"] = torch.repeat_interleave(torch.arange(rows.numel(), device=rows.device), lengths)
+        taken["group_index"] = _compact(taken["group_index"])
+        return replace(self, **taken)
+
+    def to(self, device: torch.device | str) -> TokenBatch:
+        """The batch on another device."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return TokenBatch(**{name: value if value is None else value.to(device) for name, value in moved.items()})
+
+
+_PER_TOKEN = {"logprobs", "old_logprobs", "behavior_logprobs", "reference_logprobs", "entropy"}
+
+
+def _compact(index: Tensor) -> Tensor:
+    """The same partition, numbered 0, 1, ... without gaps."""
+    return torch.unique(index, return_inverse=True)[1] if index.numel() else index

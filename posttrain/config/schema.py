@@ -1,0 +1,177 @@
+"""The recipe's schema: closed models, at most three levels deep.
+
+A part that a catalogue holds (an algorithm, a reward, an environment, a benchmark) is written as `{name: ..., its own
+settings}`; those settings are checked against the part's signature, which is their schema.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+
+class Closed(BaseModel):
+    """A model that rejects keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Named(BaseModel):
+    """The name of a catalogue's member; every further key is one of its settings."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The further keys."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class RewardSettings(Named):
+    """A reward, its weight in the sum, and whether its full mark (1.0) is what "solved" means.
+
+    The first reward is the outcome unless another says so.
+    """
+
+    weight: float = 1.0
+    outcome: bool = False
+
+
+class EvaluationSettings(Named):
+    """A benchmark run every `every_steps` steps of training (0: only before and after), on `limit` of its items.
+
+    Before the first and after the last step it always runs.
+    """
+
+    every_steps: NonNegativeInt = 0
+    limit: PositiveInt | None = None
+    samples: PositiveInt | None = None
+
+
+class ModelSettings(Closed):
+    """The policy: a hub id or directory (`path`), or an architecture to initialise from scratch (`config`)."""
+
+    path: str | None = None
+    config: dict[str, Any] | None = None
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
+    attention: str | None = None
+    gradient_checkpointing: bool = False
+
+
+class TokenizerSettings(Closed):
+    """A hub id or directory (default: the model's), or `characters`: one token a character, with a chat template."""
+
+    path: str | None = None
+    revision: str | None = None
+    chat_template: str | None = None
+
+
+class SourceSettings(Closed):
+    """Where rows come from, and what they mean.
+
+    path: a hub dataset id, a local .jsonl/.json/.csv/.parquet file, or `reasoning_gym`. name, split, revision: the
+    hub's. config: settings of a reasoning-gym dataset (`dataset: chain_sum, size: 1000, seed: 1, ...`). columns: our
+    name -> the file's name. template: a format string over the row's columns that makes the prompt. system: a system
+    message in front. chat: plain text becomes a conversation. weight: share in the mixture. on_bad_row: stop or skip.
+    """
+
+    path: str
+    name: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    config: dict[str, Any] = Field(default_factory=dict)
+    columns: dict[str, str] = Field(default_factory=dict)
+    template: str | None = None
+    system: str | None = None
+    chat: bool = False
+    limit: PositiveInt | None = None
+    weight: PositiveFloat = 1.0
+    on_bad_row: Literal["error", "skip"] = "error"
+
+
+class RolloutSettings(Closed):
+    """How completions are sampled and graded.
+
+    updates: optimiser steps made from one rollout phase (a window holds updates x prompts_per_step prompts).
+    deadline_seconds, memory_bytes: what one reward call may use. max_failure_rate: share of ungraded trajectories in
+    a window above which the run stops. attempts: how often a failed trajectory is sampled. batch_tokens: tokens of
+    prompt and completion that the engine holds at once.
+    """
+
+    engine: Literal["transformers"] = "transformers"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    group_size: PositiveInt = 8
+    temperature: PositiveFloat = 1.0
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: NonNegativeInt = 0
+    max_tokens: PositiveInt = 512
+    updates: PositiveInt = 1
+    batch_tokens: PositiveInt = 262_144
+    attempts: PositiveInt = 2
+    reward_workers: PositiveInt = 2
+    deadline_seconds: PositiveFloat = 10.0
+    memory_bytes: PositiveInt = 2 << 30
+    max_failure_rate: float = Field(default=0.5, ge=0, le=1)
+
+
+class TrainingSettings(Closed):
+    """The optimiser and its steps.
+
+    prompts_per_step: prompts (or demonstrations, where there are no rollouts) in one optimiser step; a mixture of
+    unconnected demonstrations and rollouts adds demonstrations_per_step. tokens_per_microbatch: tokens of one forward
+    pass; everything else is derived. warmup_steps: of the schedule. max_grad_norm: 0 does not clip.
+    max_skipped_steps: this many non-finite gradients in a row stop the run.
+    """
+
+    steps: PositiveInt = 100
+    prompts_per_step: PositiveInt = 32
+    demonstrations_per_step: NonNegativeInt = 0
+    learning_rate: NonNegativeFloat = 1e-6
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: NonNegativeInt = 0
+    weight_decay: NonNegativeFloat = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: PositiveFloat = 1e-8
+    max_grad_norm: NonNegativeFloat = 1.0
+    tokens_per_microbatch: PositiveInt = 16_384
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    max_length: PositiveInt | None = None
+    max_skipped_steps: PositiveInt = 10
+
+
+class CheckpointSettings(Closed):
+    """A checkpoint every `every_steps` steps (0: only on a signal and at the end), the newest `keep` kept."""
+
+    every_steps: NonNegativeInt = 50
+    keep: PositiveInt = 2
+
+
+class TrackingSettings(Closed):
+    """Trackers beside metrics.jsonl, and how many groups of each rollout phase are kept to read."""
+
+    trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default_factory=list)
+    project: str = "posttrain"
+    groups_per_step: NonNegativeInt = 4
+
+
+class Recipe(Closed):
+    """One run, whole."""
+
+    model: ModelSettings
+    tokenizer: TokenizerSettings = TokenizerSettings()
+    algorithm: Named
+    prompts: list[SourceSettings] = Field(default_factory=list)
+    demonstrations: list[SourceSettings] = Field(default_factory=list)
+    preferences: list[SourceSettings] = Field(default_factory=list)
+    trajectories: list[SourceSettings] = Field(default_factory=list)
+    environment: Named = Named(name="single_turn")
+    rewards: list[RewardSettings] = Field(default_factory=list)
+    rollout: RolloutSettings = RolloutSettings()
+    training: TrainingSettings = TrainingSettings()
+    evaluation: EvaluationSettings | None = None
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    tracking: TrackingSettings = TrackingSettings()
+    seed: NonNegativeInt = 0

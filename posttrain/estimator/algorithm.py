@@ -1,0 +1,94 @@
+"""An algorithm is a sum of terms; this is the only thing the trainer knows.
+
+As a library, inside another trainer: `loss = algorithm(batch).loss; loss.backward()`. The trainer itself calls the
+four steps one by one, so that normalisers cover every micro-batch of every rank: `prepare` once over whole groups,
+`counts` summed over ranks, `totals` per micro-batch, `reduce` for the one division.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from posttrain.batch import Source, TokenBatch
+from posttrain.estimator.diagnostics import Diagnostics, means
+from posttrain.estimator.term import Term
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss to differentiate, and what to log about it."""
+
+    loss: Tensor
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """A named sum of terms."""
+
+    name: str
+    terms: tuple[Term, ...]
+
+    def __post_init__(self) -> None:
+        """ValueError where two terms share a name or there is none."""
+        names = [term.name for term in self.terms]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"an algorithm needs terms with different names; {self.name} has {names}")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What a batch must hold: union over the terms."""
+        return frozenset().union(*(term.needs for term in self.terms))
+
+    @property
+    def sources(self) -> frozenset[Source]:
+        """The data sources the terms run over."""
+        return frozenset(term.source for term in self.terms)
+
+    @property
+    def couples(self) -> str:
+        """The coarsest unit that must stay in one micro-batch: "group", "pair" or ""."""
+        units = {term.couples for term in self.terms}
+        return "group" if "group" in units else "pair" if "pair" in units else ""
+
+    def prepare(self, batch: TokenBatch) -> TokenBatch:
+        """The batch with the terms' advantages [K, A] and coefficients [K, S], computed over whole groups."""
+        advantages, coefficients = zip(*(term.prepare(batch) for term in self.terms), strict=True)
+        return replace(batch, advantages=torch.stack(advantages), coefficients=torch.stack(coefficients))
+
+    def active(self, batch: TokenBatch) -> Tensor:
+        """Which sequences [S] of a prepared batch have a gradient; the others can skip the forward pass.
+
+        Exactly those with a non-zero coefficient and a non-zero advantage on some token of some term.
+        """
+        assert batch.advantages is not None and batch.coefficients is not None
+        acting = torch.stack([batch.sequence_sum(row.abs()) for row in batch.advantages]) != 0
+        return ((batch.coefficients != 0) & acting).any(0)
+
+    def counts(self, batch: TokenBatch) -> Tensor:
+        """Each term's normaliser over this batch [K]; add over ranks."""
+        return torch.stack([term.count(batch).to(batch.reward.dtype) for term in self.terms])
+
+    def totals(self, batch: TokenBatch) -> tuple[Tensor, Diagnostics]:
+        """Each term's un-normalised loss [K] over a prepared (micro-)batch, and diagnostics named term/figure."""
+        assert batch.advantages is not None and batch.coefficients is not None
+        totals, found = [], {}
+        for index, term in enumerate(self.terms):
+            total, parts = term.total(batch, batch.advantages[index], batch.coefficients[index])
+            totals.append(total)
+            found |= {f"{term.name}/{figure}": pair for figure, pair in parts.items()}
+        return torch.stack(totals), found
+
+    def __call__(self, batch: TokenBatch) -> Loss:
+        """Loss and metrics of one whole batch, in one go."""
+        prepared = self.prepare(batch)
+        totals, found = self.totals(prepared)
+        return Loss(reduce(totals, self.counts(prepared)), means(found))
+
+
+def reduce(totals: Tensor, counts: Tensor) -> Tensor:
+    """The one place where sums meet their normalisers: sum_k totals_k / counts_k, a count of 0 read as 1."""
+    return (totals / torch.where(counts == 0, torch.ones_like(counts), counts)).sum()

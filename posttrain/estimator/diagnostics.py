@@ -1,0 +1,57 @@
+"""What a term reports besides its gradient. Every figure is a (sum, count) pair, so that splits and ranks add up.
+
+The surrogate's value is not the paper's loss where clipped, so it is not reported.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from posttrain.batch import TokenBatch
+
+Diagnostics = dict[str, tuple[Tensor, Tensor]]
+
+
+def of_term(batch: TokenBatch, log_ratio: Tensor, mask: Tensor, advantage: Tensor, on: Tensor) -> Diagnostics:
+    """Figures over the tokens where `on` [A].
+
+    nll: -log pi, nats per token. entropy: of the policy at each token, nats. clip_fraction: share of tokens with a
+    non-zero advantage whose mask is 0. kl_k1, kl_k3: KL(denominator || pi) estimated by -log r and r - 1 - log r
+    (Schulman 2020). ratio, ratio_squared: first two moments of r, from which ESS = mean(r)^2 / mean(r^2).
+    """
+    assert batch.logprobs is not None
+    weight = on.to(log_ratio.dtype)
+    count = weight.sum()
+    ratio = log_ratio.clamp(-20, 20).exp()
+    acting = weight * (advantage != 0)
+    found = {
+        "nll": (-(weight * batch.logprobs.detach()).sum(), count),
+        "clip_fraction": ((acting * (mask == 0)).sum(), acting.sum()),
+        "kl_k1": (-(weight * log_ratio).sum(), count),
+        "kl_k3": ((weight * (ratio - 1 - log_ratio)).sum(), count),
+        "ratio": ((weight * ratio).sum(), count),
+        "ratio_squared": ((weight * ratio**2).sum(), count),
+    }
+    if batch.entropy is not None:
+        found["entropy"] = ((weight * batch.entropy.detach()).sum(), count)
+    return found
+
+
+def merge(parts: list[Diagnostics]) -> Diagnostics:
+    """Sums and counts of several micro-batches or ranks, added up."""
+    merged: Diagnostics = {}
+    for part in parts:
+        for name, (total, count) in part.items():
+            before = merged.get(name, (torch.zeros_like(total), torch.zeros_like(count)))
+            merged[name] = (before[0] + total, before[1] + count)
+    return merged
+
+
+def means(merged: Diagnostics) -> dict[str, float]:
+    """sum / count of each figure that has a count, and `ess`, the effective sample size as a share in (0, 1]."""
+    values = {name: float(total / count) for name, (total, count) in merged.items() if float(count) > 0}
+    for name in [n for n in values if n.endswith("ratio_squared")]:
+        first = values[name.removesuffix("_squared")]
+        values[name.removesuffix("ratio_squared") + "ess"] = first**2 / values.pop(name)
+    return values

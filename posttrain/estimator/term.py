@@ -1,0 +1,131 @@
+"""One summand of an objective: a data source and the four parts of the unified policy gradient estimator.
+
+    grad = E_source[ weight * mask * (1 / denominator) * advantage * grad pi ]        (arXiv 2509.04419, eq. 6)
+
+Loss parts return sums; the counts they are divided by come from `count`, over the whole optimiser step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from posttrain.batch import Source, TokenBatch
+from posttrain.estimator import diagnostics, read
+from posttrain.estimator.advantages import Constant
+from posttrain.estimator.aggregation import TokenMean
+from posttrain.estimator.denominators import Current
+from posttrain.estimator.diagnostics import Diagnostics
+from posttrain.estimator.likelihoods import Ratio
+from posttrain.estimator.masks import Unmasked
+from posttrain.estimator.parts import Advantage, Aggregation, Denominator, Likelihood, Mask, Part, Weight
+from posttrain.estimator.weights import Always
+
+
+class Term(Protocol):
+    """What the trainer knows of a term. Other kinds (value regression, divergences) fit the same four calls."""
+
+    @property
+    def name(self) -> str:
+        """Unique within its algorithm; prefixes its diagnostics."""
+        ...
+
+    @property
+    def source(self) -> Source:
+        """Which sequences it runs over."""
+        ...
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the batch must hold: union over its parts."""
+        ...
+
+    @property
+    def couples(self) -> str:
+        """"pair" or "group" where those must share a micro-batch, else ""."""
+        ...
+
+    def prepare(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        """Advantages [A] (ones where they need the current policy) and coefficients [S], over whole groups."""
+        ...
+
+    def count(self, batch: TokenBatch) -> Tensor:
+        """This batch's share of the normaliser (a scalar)."""
+        ...
+
+    def total(self, batch: TokenBatch, advantage: Tensor, coefficient: Tensor) -> tuple[Tensor, Diagnostics]:
+        """The un-normalised loss over a micro-batch (differentiable scalar), and its diagnostics."""
+        ...
+
+    def describe(self) -> dict[str, Part]:
+        """Its parts by role, for `explain`."""
+        ...
+
+
+@dataclass(frozen=True)
+class PolicyTerm:
+    """A policy-gradient term; the defaults make it supervised fine-tuning on `source`."""
+
+    source: Source
+    denominator: Denominator = field(default_factory=Current)
+    advantage: Advantage = field(default_factory=Constant)
+    mask: Mask = field(default_factory=Unmasked)
+    likelihood: Likelihood = field(default_factory=Ratio)
+    aggregation: Aggregation = field(default_factory=TokenMean)
+    weight: Weight = field(default_factory=Always)
+    name: str = "policy"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Union over the parts."""
+        return frozenset().union(*(part.needs for part in self.describe().values()))
+
+    @property
+    def couples(self) -> str:
+        """As the advantage says."""
+        return self.advantage.couples
+
+    def describe(self) -> dict[str, Part]:
+        """The parts by role."""
+        roles = ("weight", "aggregation", "mask", "denominator", "advantage", "likelihood")
+        return {role: getattr(self, role) for role in roles}
+
+    def rows(self, batch: TokenBatch) -> Tensor:
+        """The sequences [S] the term counts: those of its source, without ungraded ones where rewards are read."""
+        rows = batch.is_from(self.source)
+        return rows & batch.graded if "rewards" in self.advantage.needs else rows
+
+    def prepare(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        """Advantages [A] and coefficients [S] = weight * sequence weight on this term's rows, 0 elsewhere."""
+        coefficient = self.weight(batch) * batch.weight * self.rows(batch)
+        if self.advantage.uses_policy:
+            return torch.ones_like(batch.broadcast(coefficient)), coefficient
+        advantage = self._per_token(batch)
+        return torch.where(batch.broadcast(coefficient) != 0, advantage, torch.zeros_like(advantage)), coefficient
+
+    def count(self, batch: TokenBatch) -> Tensor:
+        """The aggregation's count over this term's rows."""
+        return self.aggregation.count(batch, self.rows(batch))
+
+    def total(self, batch: TokenBatch, advantage: Tensor, coefficient: Tensor) -> tuple[Tensor, Diagnostics]:
+        """-sum_t coefficient * token weight * mask * advantage * likelihood."""
+        logprobs = read.field(batch, "logprobs")
+        on = batch.broadcast(coefficient) != 0
+        with torch.no_grad():
+            if self.advantage.uses_policy:
+                advantage = self._per_token(batch)
+            # Tokens of other sources may lack an old policy; their ratio is 1 and their weight 0.
+            log_denominator = torch.where(on, self.denominator(batch), logprobs.detach())
+            log_ratio = logprobs.detach() - log_denominator
+            mask = self.mask(batch, log_ratio, advantage)
+            scale = batch.broadcast(coefficient) * self.aggregation.token_weights(batch) * mask * advantage
+            found = diagnostics.of_term(batch, log_ratio, mask, advantage, on)
+        surrogate = self.likelihood(logprobs, log_denominator)
+        return -(scale * surrogate).sum(), found
+
+    def _per_token(self, batch: TokenBatch) -> Tensor:
+        advantage = self.advantage(batch)
+        return advantage if advantage.shape == batch.sequence_index.shape else batch.broadcast(advantage)

@@ -1,0 +1,59 @@
+"""What the collector asks of a sampler, whichever engine runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from posttrain.trajectory import StopReason
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. top_k 0 and top_p 1 leave the distribution whole; temperature 0 is greedy."""
+
+    max_tokens: int
+    stop_token_ids: frozenset[int]
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+
+@dataclass(frozen=True)
+class Request:
+    """One completion to draw. The seed alone decides its draws, whatever it is batched with."""
+
+    prompt_ids: tuple[int, ...]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Completion:
+    """The sampled tokens (the stop token included), their logprobs under the sampling distribution, or an error."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    stop_reason: StopReason
+    policy_version: int
+    error: str | None = None
+
+
+class Engine(Protocol):
+    """A sampler that runs the weights it was last synced with."""
+
+    policy_version: int
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+        """One completion per request, in order. A prompt beyond the window is that completion's error, not a crash."""
+        ...
+
+    def score(self, token_ids: Sequence[int]) -> list[float]:
+        """Logprobs (nats, temperature 1) of tokens 1.. of a sequence: the canary's side of the sampler."""
+        ...
+
+    def sync(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Take over the trainer's weights, named as in the Hugging Face model, as policy version `version`."""
+        ...

@@ -1,0 +1,92 @@
+"""What a rollout leaves behind: messages, turns of sampled tokens, trajectories, and groups of one prompt.
+
+Tokens are stored as they were sampled and never re-tokenised. A failed rollout is data: its `reward` is None
+("ungraded"), never 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+Message = Mapping[str, Any]
+"""A chat message as transformers' templates take it: {"role": ..., "content": ..., maybe "tool_calls": ...}."""
+
+Prompt = str | tuple[Message, ...]
+"""Plain text (tokenised as it is) or a conversation (rendered with the tokenizer's chat template)."""
+
+
+class StopReason(StrEnum):
+    """Why a turn or an episode ended."""
+
+    STOP = "stop"  # the policy sampled a stop token
+    LENGTH = "length"  # max_tokens or the model's window was reached
+    ERROR = "error"  # engine or environment failed
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One completion of the policy and the exact tokens that it continued.
+
+    prompt_ids: every token before the completion. completion_ids, logprobs: the sampled tokens and their
+    log-probabilities in nats under the sampling distribution (behavior_logprobs), same length. text: the completion
+    decoded without special tokens.
+    """
+
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    stop_reason: StopReason
+    policy_version: int
+    text: str
+
+
+@dataclass
+class Trajectory:
+    """One episode: what was said, what was sampled, and how it was graded.
+
+    columns: the data row that the prompt came from (rewards read their columns from it). rewards: each named reward,
+    None where it failed. reward: their weighted sum, None where any failed ("ungraded"). solved: whether the outcome
+    reward reached its full mark. error: the cause of a failure, in one line.
+    """
+
+    prompt_id: str
+    attempt: int
+    prompt: Prompt
+    columns: Mapping[str, Any]
+    turns: tuple[Turn, ...] = ()
+    temperature: float = 1.0
+    rewards: dict[str, float | None] = field(default_factory=dict)
+    reward: float | None = None
+    solved: bool | None = None
+    error: str | None = None
+
+    @property
+    def completion(self) -> str:
+        """The text of the last turn (empty where the episode failed before one)."""
+        return self.turns[-1].text if self.turns else ""
+
+    @property
+    def stop_reason(self) -> StopReason:
+        """Why the last turn ended; ERROR where there is none."""
+        return self.turns[-1].stop_reason if self.turns else StopReason.ERROR
+
+    @property
+    def num_completion_tokens(self) -> int:
+        """Number of tokens the policy sampled, over all turns."""
+        return sum(len(turn.completion_ids) for turn in self.turns)
+
+
+@dataclass(frozen=True)
+class Group:
+    """All trajectories of one prompt; statistics such as a group's mean reward run over the graded ones."""
+
+    prompt_id: str
+    trajectories: tuple[Trajectory, ...]
+
+    @property
+    def num_solved(self) -> int:
+        """How many of the graded trajectories are solved."""
+        return sum(trajectory.solved is True for trajectory in self.trajectories)
