@@ -34,8 +34,8 @@ class TokenSequence:
     """One training sequence.
 
     token_ids [T]; action_mask [T], True where the token is the policy's (never at position 0: nothing predicts it);
-    behavior_logprobs, one per action token, where the sampler reported them; temperature at which the actions were
-    sampled and are scored; group: sequences of one prompt share it; pair: the two sides of a preference share it;
+    behavior_logprobs, old_logprobs, reference_logprobs, one per action token, where the sampler, the trainer before the
+    update or the frozen reference gave them; temperature at which the actions were sampled and are scored; group: sequences of one prompt share it; pair: the two sides of a preference share it;
     reward None = ungraded or not applicable; weight: how often this sequence counts in sums and in their normalisers.
     """
 
@@ -47,6 +47,8 @@ class TokenSequence:
     reward: float | None = None
     solved: bool = False
     behavior_logprobs: tuple[float, ...] | None = None
+    old_logprobs: tuple[float, ...] | None = None
+    reference_logprobs: tuple[float, ...] | None = None
     temperature: float = 1.0
     weight: float = 1.0
 
@@ -90,16 +92,11 @@ class TokenBatch:
 
     @classmethod
     def from_sequences(cls, sequences: Sequence[TokenSequence], dtype: torch.dtype = torch.float32) -> TokenBatch:
-        """The batch of `sequences`, in their order, without logprobs other than the sampler's.
+        """The batch of `sequences`, in their order, without the current policy's logprobs.
 
-        behavior_logprobs is set where at least one sequence has them; the others' tokens hold 0 there.
+        Behavior, old and reference logprobs are set where at least one sequence has them; the others' tokens hold 0.
         """
         lengths = torch.tensor([s.num_actions for s in sequences], dtype=torch.long)
-        behavior = None
-        if any(s.behavior_logprobs is not None for s in sequences):
-            behavior = torch.tensor(
-                [x for s in sequences for x in (s.behavior_logprobs or (0.0,) * s.num_actions)], dtype=dtype
-            )
         return cls(
             sequence_index=torch.repeat_interleave(torch.arange(len(sequences)), lengths),
             group_index=_compact(torch.tensor([s.group for s in sequences], dtype=torch.long)),
@@ -109,7 +106,9 @@ class TokenBatch:
             graded=torch.tensor([s.reward is not None for s in sequences], dtype=torch.bool),
             solved=torch.tensor([s.solved for s in sequences], dtype=torch.bool),
             weight=torch.tensor([s.weight for s in sequences], dtype=dtype),
-            behavior_logprobs=behavior,
+            behavior_logprobs=_recorded(sequences, "behavior_logprobs", dtype),
+            old_logprobs=_recorded(sequences, "old_logprobs", dtype),
+            reference_logprobs=_recorded(sequences, "reference_logprobs", dtype),
         )
 
     @property
@@ -171,6 +170,15 @@ class TokenBatch:
 
 
 _PER_TOKEN = {"logprobs", "old_logprobs", "behavior_logprobs", "reference_logprobs", "entropy"}
+
+
+def _recorded(sequences: Sequence[TokenSequence], name: str, dtype: torch.dtype) -> Tensor | None:
+    """The recorded logprobs `name` [A], 0 where a sequence has none; None where no sequence has any."""
+    recorded: list[tuple[float, ...] | None] = [getattr(s, name) for s in sequences]
+    if all(values is None for values in recorded):
+        return None
+    filled = (values or (0.0,) * s.num_actions for values, s in zip(recorded, sequences, strict=True))
+    return torch.tensor([value for values in filled for value in values], dtype=dtype)
 
 
 def _compact(index: Tensor) -> Tensor:

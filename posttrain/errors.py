@@ -4,12 +4,12 @@
     ├── UserError (ValueError)                 a mistake in what the user gave; the command line exits with status 2
     │   ├── RecipeError                        a recipe or an override: unknown key, wrong type, impossible combination
     │   ├── DataError                          a row, a column or a file of data
+    │   ├── CheckpointError                    a run directory that cannot be started in, or gone on from, as asked
     │   ├── UnknownNameError (LookupError)     a name that no catalogue holds
     │   └── MissingDependencyError (ImportError)  a package that a chosen part needs is not installed
     └── RunError (RuntimeError)                a failure of the run itself; the command line exits with status 1
         ├── TooManyFailuresError               rewards, environments or the engine failed too often
-        ├── NonFiniteGradientError             too many steps in a row had a gradient with inf or nan
-        └── CheckpointError                    a checkpoint is missing, incomplete or of another recipe
+        └── NonFiniteGradientError             too many steps in a row had a gradient with inf or nan
 """
 
 from __future__ import annotations
@@ -34,6 +34,10 @@ class DataError(UserError):
     """A data source cannot be read, or one of its rows cannot be used."""
 
 
+class CheckpointError(UserError):
+    """A run directory holds a run already, or one of another recipe or another number of ranks."""
+
+
 class UnknownNameError(UserError, LookupError):
     """A name is in no catalogue."""
 
@@ -52,10 +56,6 @@ class TooManyFailuresError(RunError):
 
 class NonFiniteGradientError(RunError):
     """Too many optimiser steps in a row had a gradient with inf or nan."""
-
-
-class CheckpointError(RunError):
-    """A checkpoint is missing, incomplete or belongs to another recipe."""
 
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:

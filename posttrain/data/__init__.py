@@ -1,0 +1,1 @@
+"""From rows to tensors: sources, formats, the shuffled stream, chat rendering and collation."""

@@ -1,0 +1,159 @@
+"""The command line: train, eval, rollout, explain, report, list, doctor.
+
+Exit status: 0 done; 2 a mistake in what the user gave (one message, no traceback); 1 a failure of the run; 128 + the
+signal's number where a signal stopped it. Heavy packages are imported by the command that needs them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from posttrain.errors import RunError, UserError
+
+app = typer.Typer(
+    help="Post-train language models. A recipe (YAML) goes in; a plain Hugging Face model and a report come out.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, or the name of one that `posttrain list recipes` shows.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Values of the recipe to change, as key=value: training.steps=100")
+]
+
+
+class Format(StrEnum):
+    """How `explain` prints."""
+
+    TEXT = "text"
+    JSON = "json"
+    LATEX = "latex"
+
+
+class Kind(StrEnum):
+    """What `list` lists."""
+
+    ALGORITHMS = "algorithms"
+    REWARDS = "rewards"
+    ENVIRONMENTS = "environments"
+    BENCHMARKS = "benchmarks"
+    RECIPES = "recipes"
+
+
+@app.command()
+def train(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    output: Annotated[Path | None, typer.Option(help="Run directory; default runs/RECIPE.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in the output.")] = False,
+) -> None:
+    """Train a model as a recipe says. Also: accelerate launch -m posttrain train RECIPE."""
+    from posttrain.config.load import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    from posttrain.trainer import train as run
+
+    received = run(loaded, output or Path("runs") / loaded.path.stem, resume=resume)
+    if received is not None:
+        raise typer.Exit(128 + received)
+
+
+@app.command("eval")
+def evaluate(
+    benchmarks: Annotated[str, typer.Argument(help="One benchmark, or several with commas between them.")],
+    settings: Annotated[list[str] | None, typer.Argument(help="Settings of the benchmark, as key=value.")] = None,
+    model: Annotated[str, typer.Option(help="A model directory or hub id.")] = ...,  # type: ignore[assignment]
+    data: Annotated[Path | None, typer.Option(help="A local file instead of the hub's copy.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many items.")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Completions per item.")] = None,
+    engine: Annotated[str, typer.Option(help="transformers.")] = "transformers",
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the results here.")] = None,
+) -> None:
+    """Evaluate a model on benchmarks, with confidence intervals."""
+    from posttrain.evaluation.command import run_evaluations
+
+    run_evaluations(
+        benchmarks.split(","), settings or [], model=model, data=data, limit=limit, samples=samples, engine=engine,
+        seed=seed, json_file=json_file,
+    )  # fmt: skip
+
+
+@app.command()
+def rollout(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    count: Annotated[int, typer.Option(min=1, help="How many episodes.")] = 3,
+) -> None:
+    """Play and print episodes with their rewards, without training."""
+    from posttrain.config.load import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    from posttrain.trainer.play import play
+
+    play(loaded.recipe, count)
+
+
+@app.command()
+def explain(
+    name: Annotated[str, typer.Argument(help="A recipe or an algorithm.")],
+    overrides: Overrides = None,
+    format: Annotated[Format, typer.Option(help="How to print it.")] = Format.TEXT,
+) -> None:
+    """Print the resolved objective: formula, parts, every constant, normaliser."""
+    from posttrain.trainer.explain import explain as explained
+
+    print(explained(name, overrides or [], str(format)))
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="A run directory.")]) -> None:
+    """Write RUN/report.html: curves, objective, counts, evaluations, rollouts to read."""
+    from posttrain.evaluation.report import write_report
+
+    print(write_report(run))
+
+
+@app.command("list")
+def list_members(kind: Kind) -> None:
+    """List what recipes can name."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from posttrain import catalog
+
+    table = Table("name", "what it is", box=None, pad_edge=False)
+    for member in catalog.members("eval" if kind is Kind.BENCHMARKS else kind):
+        table.add_row(member.name, member.summary)
+    Console().print(table)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine has: versions, devices, engines."""
+    from posttrain.doctor import examine
+
+    print(json.dumps(examine(), indent=2))
+
+
+def main() -> None:
+    """Run the command line; mistakes and failures become one message and an exit status."""
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except RunError as error:
+        print(f"the run failed: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

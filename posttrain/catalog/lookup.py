@@ -1,0 +1,100 @@
+"""From a name to the object: ordinary imports of `posttrain.catalog.<kind>.<name>`, then of `posttrain.<kind>.<name>`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from posttrain.catalog.members import locate
+from posttrain.catalog.paths import NOUNS, PACKAGE, search_path
+from posttrain.errors import MissingDependencyError, RecipeError, UnknownNameError, did_you_mean
+
+
+def find(kind: str, name: str) -> Any:
+    """The function or class `name` of the file `<kind>/<name>.py`; for recipes, the file's path.
+
+    UnknownNameError: no such member, with the nearest name. MissingDependencyError: its module imports a package
+    that is not installed. UserError: the file is not valid Python or does not define `name`.
+    """
+    path = locate(kind, name)
+    if kind == "recipes":
+        return path
+    built_in = path.parent == PACKAGE / kind
+    with requirements_of(f"{NOUNS[kind]} {name!r} ({path})"):
+        return getattr(_import(f"posttrain.{kind}.{name}" if built_in else f"posttrain.catalog.{kind}.{name}", path), name)
+
+
+def recipe_path(name_or_path: str | Path) -> Path:
+    """The file of a recipe, given as a path to a YAML file or as the stem of one in a `recipes/` folder.
+
+    RecipeError: the file does not exist. UnknownNameError: no recipe has that name.
+    """
+    path = Path(name_or_path).expanduser()
+    text = str(name_or_path)
+    is_path = path.suffix in (".yaml", ".yml") or "/" in text or path.parent != Path()
+    if path.is_file():
+        return path
+    if not is_path:
+        return locate("recipes", text)
+    if path.parent == Path() and path.suffix == ".yaml":
+        try:
+            return locate("recipes", path.stem)
+        except UnknownNameError as error:
+            raise UnknownNameError(f"{text!r} is no file here, and {error}") from error
+    if path.is_dir():
+        raise RecipeError(f"{text}: a folder; allowed: a YAML file or the name of a recipe")
+    beside = [item.name for item in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+    raise RecipeError(f"{text}: no such file; {did_you_mean(path.name, beside)}")
+
+
+@contextmanager
+def requirements_of(part: str) -> Iterator[None]:
+    """Turn a missing package into a MissingDependencyError that names it, `part` and the command that installs it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "posttrain"):
+            raise
+        if importlib.util.find_spec(package) is not None:
+            raise MissingDependencyError(
+                f"{part} needs {error.name!r}, which the installed {package!r} does not have: another version is needed"
+            ) from error
+        raise MissingDependencyError(
+            f"{part} needs the package {package!r}, which is not installed: {install_command(package)}"
+        ) from error
+
+
+def install_command(package: str) -> str:
+    """The pip command that installs `package`: an extra of posttrain where one holds it."""
+    try:
+        requirements = importlib.metadata.requires("posttrain") or []
+    except importlib.metadata.PackageNotFoundError:
+        requirements = []
+    wanted = package.replace("_", "-").lower()
+    for requirement in requirements:
+        match = re.match(r"([A-Za-z0-9._-]+).*extra\s*==\s*['\"]([^'\"]+)", requirement)
+        if match and match[1].replace("_", "-").lower() == wanted and match[2] != "dev":
+            return f"pip install 'posttrain[{match[2]}]'"
+    return f"pip install {package}"
+
+
+def _import(module_name: str, path: Path) -> ModuleType:
+    """The module at `path`: a namesake imported under an earlier POSTTRAIN_PATH is replaced."""
+    package = sys.modules["posttrain.catalog"]
+    if list(package.__path__) != search_path():
+        package.__path__[:] = search_path()
+    loaded = sys.modules.get(module_name)
+    if loaded is not None and Path(loaded.__file__ or "") != path:
+        del sys.modules[module_name]
+    if module_name not in sys.modules:
+        importlib.invalidate_caches()
+    return importlib.import_module(module_name)

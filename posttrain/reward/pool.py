@@ -1,0 +1,211 @@
+"""Calls of rewards on processes that can be killed, each call with its own deadline and memory limit.
+
+Workers are plain subprocesses (no import of the parent's `__main__`, no torch) that answer every call of a chunk at
+once, so the parent always knows which call is running: a hang costs one deadline and a death one call, and the rest of
+the chunk goes back to the queue. This is why there is no library here: pebble 5.2 times whole tasks, takes os._exit(0)
+for a timeout, and stops for good when an idle worker dies.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from posttrain.errors import RunError, UserError
+from posttrain.reward.worker import Call, Failure, Leaving, Mistake, Outcome, Setup, Started
+
+START_SECONDS = 120.0
+MAX_FAILED_STARTS = 3
+MAX_CHUNK = 32
+_BOOT = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from posttrain.reward.worker import main; main(int(sys.argv[2]))"
+)
+
+
+@dataclass(eq=False)
+class _Worker:
+    """calls: indices sent and not yet answered, the running one first. since: when that one began (or the start)."""
+
+    process: subprocess.Popen[bytes]
+    pipe: Connection[Any, Any]
+    since: float
+    ready: bool = False
+    calls: deque[int] = field(default_factory=deque)
+
+    def kill(self) -> int:
+        """End the process and whatever it started; its return code."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.pipe.close()
+        return self.process.wait()
+
+
+class WorkerPool:
+    """`num_workers` processes that hold the rewards of `setup`; started by the constructor, which does not wait.
+
+    Not thread-safe: one `run` at a time.
+    """
+
+    def __init__(self, setup: Setup, num_workers: int) -> None:
+        self._setup = setup
+        self._num_workers = num_workers
+        self._workers: list[_Worker] = []
+        self._failed_starts = 0
+        self._end = weakref.finalize(self, _kill_all, self._workers, os.getpid())
+        self._fill()
+
+    def close(self) -> None:
+        """Kill the workers; also happens at interpreter exit."""
+        self._end()
+
+    def run(self, calls: Sequence[Call]) -> list[Outcome]:
+        """The outcome of each call, in order.
+
+        Raises UserError where a reward raised one, RunError where workers cannot start or the pool is closed.
+        """
+        if not self._end.alive:
+            raise RunError("the reward workers were closed")
+        outcomes: dict[int, Outcome] = {}
+        pending = deque(range(len(calls)))
+        try:
+            while len(outcomes) < len(calls):
+                self._fill()
+                self._send(calls, pending)
+                pipes = {worker.pipe: worker for worker in self._workers}
+                for pipe in wait(list(pipes), self._seconds_to_deadline()):
+                    self._receive(pipes[pipe], outcomes, pending)  # type: ignore[index]
+                self._enforce_deadlines(outcomes, pending)
+        finally:
+            for worker in [worker for worker in self._workers if worker.calls]:  # only where something was raised
+                self._remove(worker)
+        return [outcomes[index] for index in range(len(calls))]
+
+    def _fill(self) -> None:
+        while len(self._workers) < self._num_workers:
+            self._workers.append(_start(self._setup))
+
+    def _send(self, calls: Sequence[Call], pending: deque[int]) -> None:
+        """Give every idle worker a chunk; chunks shrink towards the end so that all workers finish together."""
+        for worker in list(self._workers):
+            if not pending or not worker.ready or worker.calls:
+                continue
+            size = min(MAX_CHUNK, max(1, len(pending) // (2 * self._num_workers)))
+            chunk = [pending.popleft() for _ in range(size)]
+            try:
+                worker.pipe.send([calls[index] for index in chunk])
+            except OSError:  # it died while idle
+                pending.extendleft(reversed(chunk))
+                self._remove(worker)
+                continue
+            worker.calls.extend(chunk)
+            worker.since = time.monotonic()
+
+    def _receive(self, worker: _Worker, outcomes: dict[int, Outcome], pending: deque[int]) -> None:
+        """Take everything the worker has sent."""
+        try:
+            while worker.pipe.poll():
+                message = worker.pipe.recv()
+                worker.since = time.monotonic()
+                if isinstance(message, Started):
+                    self._started(worker, message)
+                elif isinstance(message, Mistake):
+                    raise UserError(message.message)
+                elif isinstance(message, Leaving):
+                    self._give_up(worker, pending)
+                    return
+                else:
+                    outcomes[worker.calls.popleft()] = message
+        except (EOFError, OSError):
+            self._died(worker, outcomes, pending)
+
+    def _started(self, worker: _Worker, message: Started) -> None:
+        if message.error is not None:
+            raise RunError(
+                f"a reward worker cannot start under rollout.memory_bytes={self._setup.memory_bytes}: {message.error}"
+            )
+        worker.ready = True
+        self._failed_starts = 0
+
+    def _died(self, worker: _Worker, outcomes: dict[int, Outcome], pending: deque[int]) -> None:
+        """The running call is the cause; a worker that never got ready counts against starting at all."""
+        running = worker.calls.popleft() if worker.calls else None
+        returncode = self._give_up(worker, pending)
+        if not worker.ready:
+            self._failed_starts += 1
+            if self._failed_starts >= MAX_FAILED_STARTS:
+                raise RunError(f"reward workers end before they are ready ({_describe(returncode)})")
+        if running is not None:
+            late = returncode == -signal.SIGALRM
+            outcomes[running] = self._late() if late else Failure("worker died", _describe(returncode))
+
+    def _enforce_deadlines(self, outcomes: dict[int, Outcome], pending: deque[int]) -> None:
+        now = time.monotonic()
+        for worker in list(self._workers):
+            if not worker.ready and now - worker.since > START_SECONDS:
+                raise RunError(f"a reward worker was not ready after {START_SECONDS:g} s")
+            if worker.calls and now - worker.since > self._setup.deadline_seconds and not worker.pipe.poll():
+                outcomes[worker.calls.popleft()] = self._late()
+                self._give_up(worker, pending)
+
+    def _late(self) -> Failure:
+        return Failure("deadline", f"no result after {self._setup.deadline_seconds:g} s")
+
+    def _seconds_to_deadline(self) -> float:
+        """How long to wait for messages before a deadline must be looked at."""
+        now = time.monotonic()
+        left = [w.since + self._setup.deadline_seconds - now for w in self._workers if w.calls]
+        left += [w.since + START_SECONDS - now for w in self._workers if not w.ready]
+        return max(0.0, min(left, default=1.0)) + 0.001
+
+    def _give_up(self, worker: _Worker, pending: deque[int]) -> int:
+        """End a worker; the calls it did not begin go back to the front of the queue."""
+        pending.extendleft(reversed(worker.calls))
+        return self._remove(worker)
+
+    def _remove(self, worker: _Worker) -> int:
+        self._workers.remove(worker)
+        return worker.kill()
+
+
+def _start(setup: Setup) -> _Worker:
+    """Start a process in a session of its own, where a terminal's Ctrl-C does not reach it."""
+    ours, theirs = Pipe()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+    environment.setdefault("PYTHONHASHSEED", "0")
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", _BOOT, json.dumps(sys.path), str(theirs.fileno())],
+        stdin=subprocess.DEVNULL,
+        stdout=2,
+        pass_fds=[theirs.fileno()],
+        env=environment,
+        start_new_session=True,
+    )
+    ours.send(setup)
+    theirs.close()
+    return _Worker(process, ours, time.monotonic())
+
+
+def _describe(returncode: int) -> str:
+    if returncode < 0:
+        return f"signal {signal.Signals(-returncode).name}"
+    return f"exit status {returncode}"
+
+
+def _kill_all(workers: list[_Worker], owner: int) -> None:
+    if os.getpid() != owner:  # a fork of the process that started them
+        return
+    while workers:
+        workers.pop().kill()

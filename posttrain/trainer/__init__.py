@@ -1,0 +1,69 @@
+"""Training: one loop for every algorithm."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from contextlib import ExitStack
+from pathlib import Path
+
+from posttrain.config import LoadedRecipe, differences, load_recipe, write_resolved
+from posttrain.errors import CheckpointError
+
+_MAY_CHANGE = ("training.steps", "checkpoint.", "tracking.", "evaluation", "rollout.reward_workers")
+"""What a resumed run may change; the rest would make it another run."""
+
+
+def train(loaded: LoadedRecipe, output: Path, *, resume: bool = False) -> signal.Signals | None:
+    """Run a recipe in `output`; the signal that stopped it, or None where it is done and `output`/final is there.
+
+    CheckpointError where `output` holds a run and `resume` is False, or where the recipe differs from the run's in
+    more than how long it lasts and what it writes down.
+    """
+    checkpoint = _prepare_directory(loaded, output, resume)
+    from posttrain.trainer.explain import render
+    from posttrain.trainer.setup import build
+    from posttrain.trainer.tracker import forget_after
+
+    with ExitStack() as stack:
+        loop = build(loaded.recipe, output, stack, say=print)
+        main = loop.accelerator.is_main_process
+        if main:
+            objective = render(loop.updater.algorithm, loaded.recipe, "text")
+            (output / "objective.txt").write_text(objective + "\n")
+            write_resolved(loaded, output / "recipe.yaml")
+            forget_after(output, int(checkpoint.name.removeprefix("step_")) if checkpoint else -1)
+            print(f"\n{objective}\n")
+        if checkpoint is not None:
+            loop.restore(checkpoint)
+            print(f"resuming at step {loop.step} of {loaded.recipe.training.steps}" if main else "", end="\n" * main)
+        received = loop.run()
+        if main and received is not None:
+            print(f"stopped by {received.name} after step {loop.step}; go on with:")
+            print(f"  posttrain train {loaded.path} --output {output} --resume")
+        elif main:
+            from posttrain.evaluation.report import write_report
+
+            print(f"model: {output / 'final'}\nreport: {write_report(output)}")
+    return received
+
+
+def _prepare_directory(loaded: LoadedRecipe, output: Path, resume: bool) -> Path | None:
+    """Check what is in `output`; the checkpoint to go on from, if any."""
+    from posttrain.trainer.checkpoint import complete_checkpoints
+
+    former = output / "recipe.yaml"
+    if not former.exists():
+        output.mkdir(parents=True, exist_ok=True)
+        return None
+    if not resume:
+        raise CheckpointError(f"{output} holds a run already: add --resume to go on with it, or give another --output")
+    changed = differences(load_recipe(former).recipe, loaded.recipe)
+    forbidden = [line for line in changed if not line.startswith(_MAY_CHANGE)]
+    if forbidden:
+        raise CheckpointError(f"{output} was started with another recipe:\n  " + "\n  ".join(forbidden))
+    for line in changed:
+        print(f"changed since the run started: {line}")
+    shutil.rmtree(output / "final", ignore_errors=True)
+    found = complete_checkpoints(output / "checkpoints")
+    return found[-1] if found else None

@@ -1,0 +1,46 @@
+"""The accelerator, and the few collectives that the trainer needs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from posttrain.config.schema import TrackingSettings, TrainingSettings
+from posttrain.errors import RunError
+
+
+def make_accelerator(training: TrainingSettings, tracking: TrackingSettings, output: Path) -> Any:
+    """An `accelerate.Accelerator` for this process; RunError where it does not see the ranks that were launched."""
+    from accelerate import Accelerator, InitProcessGroupKwargs
+    from accelerate.utils import ProjectConfiguration
+
+    handlers = [] if torch.cuda.is_available() else [InitProcessGroupKwargs(backend="gloo")]
+    accelerator = Accelerator(
+        mixed_precision=training.mixed_precision,
+        log_with=list(tracking.trackers),
+        project_config=ProjectConfiguration(project_dir=str(output), logging_dir=str(output / "trackers")),
+        kwargs_handlers=handlers,
+    )
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != launched:
+        raise RunError(f"{launched} ranks were launched but this one sees {accelerator.num_processes}")
+    return accelerator
+
+
+def add_over_ranks(accelerator: Any, values: Tensor) -> Tensor:
+    """The sum of `values` over all ranks."""
+    if accelerator.num_processes == 1:
+        return values
+    summed: Tensor = accelerator.reduce(values.to(accelerator.device), reduction="sum")
+    return summed.to(values.device)
+
+
+def largest_over_ranks(accelerator: Any, value: int) -> int:
+    """The largest `value` of any rank."""
+    if accelerator.num_processes == 1:
+        return value
+    return int(accelerator.gather(torch.tensor([value], device=accelerator.device)).max())

@@ -1,0 +1,126 @@
+"""One optimiser step: micro-batches of sequences in, one update of the policy out.
+
+The gradient is the same under every split: coefficients and normalisers are fixed for the whole step, over all ranks,
+before the first micro-batch runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from posttrain.batch import Source, TokenBatch, TokenSequence
+from posttrain.data.collate import collate, microbatches
+from posttrain.estimator import Algorithm, reduce
+from posttrain.estimator.diagnostics import Diagnostics, means, merge
+from posttrain.trainer.distributed import add_over_ranks, largest_over_ranks
+
+_NOTHING = TokenSequence((0, 0), (False, True), Source.ROLLOUTS, group=0)
+"""What a rank without work runs, at weight 0, so that every rank takes part in every collective."""
+
+
+@dataclass
+class Updater:
+    """Applies `algorithm` to batches of sequences."""
+
+    algorithm: Algorithm
+    policy: Any
+    optimizer: Any
+    schedule: Any
+    accelerator: Any
+    tokens_per_microbatch: int
+    max_grad_norm: float
+
+    def __call__(self, sequences: Sequence[TokenSequence]) -> dict[str, float]:
+        """One step on this rank's `sequences`; returns its metrics.
+
+        A gradient with inf or nan leaves policy, optimiser and schedule as they were: `skipped` is 1.
+        """
+        batch = self.algorithm.prepare(TokenBatch.from_sequences(sequences, dtype=self._dtype))
+        counts = add_over_ranks(self.accelerator, self.algorithm.counts(batch))
+        active = self.algorithm.active(batch).nonzero().squeeze(1).tolist()
+        kept = [sequences[row] for row in active]
+        plan = [
+            [active[i] for i in rows] for rows in microbatches(kept, self.tokens_per_microbatch, self.algorithm.couples)
+        ]
+        num_microbatches = max(1, largest_over_ranks(self.accelerator, len(plan)))
+        self.policy.train()
+        found: list[Diagnostics] = []
+        for index in range(num_microbatches):
+            last = index == num_microbatches - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.policy):
+                if index < len(plan):
+                    found.append(self._accumulate(batch, sequences, plan[index], counts))
+                else:
+                    self._accumulate_nothing()
+        metrics = self._apply()
+        metrics |= {
+            "num_sequences": len(sequences),
+            "num_pruned": len(sequences) - len(active),
+            "update_tokens": sum(s.num_tokens for s in kept),
+        }
+        return metrics | self._means(found)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        weights = next(self.policy.parameters()).dtype
+        return torch.float64 if weights == torch.float64 else torch.float32
+
+    def _accumulate(
+        self, batch: TokenBatch, sequences: Sequence[TokenSequence], rows: list[int], counts: torch.Tensor
+    ) -> Diagnostics:
+        device = self.accelerator.device
+        part = batch.take(torch.tensor(rows)).to(device)
+        scored = self.policy(collate([sequences[row] for row in rows]).to(device))
+        old = scored.logprobs.detach() if part.old_logprobs is None else part.old_logprobs
+        part = replace(part, logprobs=scored.logprobs, entropy=scored.entropy, old_logprobs=old)
+        totals, found = self.algorithm.totals(part)
+        # Ranks average their gradients; the counts are global, so the sum over ranks is wanted.
+        self.accelerator.backward(reduce(totals, counts.to(device)) * self.accelerator.num_processes)
+        return found
+
+    def _accumulate_nothing(self) -> None:
+        scored = self.policy(collate([_NOTHING]).to(self.accelerator.device))
+        self.accelerator.backward(0.0 * scored.logprobs.sum())
+
+    def _apply(self) -> dict[str, float]:
+        limit = self.max_grad_norm or math.inf
+        grad_norm = float(self.accelerator.clip_grad_norm_(self.policy.parameters(), limit))
+        finite = math.isfinite(grad_norm)
+        learning_rate = self.schedule.get_last_lr()[0]
+        if finite or self.accelerator.scaler is not None:  # fp16's scaler skips the step itself, and adapts
+            self.optimizer.step()
+        if finite:
+            self.schedule.step()
+        self.optimizer.zero_grad()
+        return {"grad_norm": grad_norm, "learning_rate": learning_rate, "skipped": float(not finite)}
+
+    def _means(self, found: list[Diagnostics]) -> dict[str, float]:
+        merged = merge(found)
+        if self.accelerator.num_processes > 1:
+            from accelerate.utils import gather_object
+
+            merged = merge(gather_object([{k: (t.cpu(), c.cpu()) for k, (t, c) in merged.items()}]))
+        return means(merged)
+
+
+@torch.no_grad()
+def score(
+    policy: Any, sequences: Sequence[TokenSequence], field: str, tokens_per_microbatch: int, device: torch.device
+) -> list[TokenSequence]:
+    """The sequences with the logprobs of their actions under `policy` written to `field`."""
+    scored = list(sequences)
+    training = policy.training
+    policy.eval()
+    for rows in microbatches(sequences, tokens_per_microbatch, ""):
+        part = [sequences[row] for row in rows]
+        values = policy(collate(part).to(device)).logprobs.cpu().split([s.num_actions for s in part])
+        for row, logprobs in zip(rows, values, strict=True):
+            scored[row] = replace(sequences[row], **{field: tuple(logprobs.tolist())})
+    policy.train(training)
+    return scored

@@ -1,0 +1,149 @@
+"""Promise 3: killed at any step, inside any window, a resumed run ends byte-identical to an uninterrupted one."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_MARKING_REWARD = '''
+"""A reward that leaves a mark while it grades, and takes its time."""
+import pathlib, time
+
+def marking(completion: str, answer: str, *, mark: str = "") -> float:
+    """1 for an answer whose first digit is right."""
+    pathlib.Path(mark).touch()
+    time.sleep(0.01)
+    return float(completion[:1] == answer[:1])
+'''
+
+
+class Run:
+    """One `posttrain train` of the recipe, in a process of its own."""
+
+    def __init__(self, recipe: Path, output: Path, *more: str) -> None:
+        environment = os.environ | {"POSTTRAIN_PATH": str(recipe.parent), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "posttrain", "train", str(recipe), "--output", str(output), *more]
+        self.output = output
+        self.process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def kill_when(self, ready: Callable[[], bool], number: signal.Signals = signal.SIGKILL) -> str:
+        """Send the signal as soon as `ready` says so; returns what the run printed."""
+        while not ready():
+            assert self.process.poll() is None, self.process.communicate()[0]
+            time.sleep(0.0005)
+        self.process.send_signal(number)
+        return self.process.communicate(timeout=60)[0]
+
+    def finish(self) -> str:
+        """Wait for the end; returns what the run printed."""
+        printed = self.process.communicate(timeout=120)[0]
+        assert self.process.returncode == 0, printed
+        return printed
+
+    def num_steps(self) -> int:
+        """Steps that metrics.jsonl holds."""
+        path = self.output / "metrics.jsonl"
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Made once: {"final": the uninterrupted run's files, by name}."""
+    return {"directory": tmp_path_factory.mktemp("uninterrupted")}
+
+
+@pytest.fixture
+def recipe(tiny_recipe: dict[str, Any], write_recipe: Callable[..., Path], tmp_path: Path) -> Path:
+    """Windows of two steps, graded by the marking reward."""
+    (tmp_path / "rewards").mkdir()
+    (tmp_path / "rewards" / "marking.py").write_text(_MARKING_REWARD)
+    tiny_recipe["rewards"] = [{"name": "marking", "mark": str(tmp_path / "mark")}]
+    tiny_recipe["rollout"]["updates"] = 2
+    tiny_recipe["training"]["steps"] = 12
+    return write_recipe(tiny_recipe)
+
+
+@pytest.fixture
+def uninterrupted(recipe: Path, shared: dict[str, Any]) -> dict[str, bytes]:
+    """The files of `final/` of a run that nobody disturbed."""
+    if "final" not in shared:
+        output = shared["directory"] / "run"
+        Run(recipe, output).finish()
+        shared["final"] = _files(output / "final")
+    return shared["final"]
+
+
+def _files(directory: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def _same_after_resume(recipe: Path, output: Path, uninterrupted: dict[str, bytes]) -> None:
+    Run(recipe, output, "--resume").finish()
+    resumed = _files(output / "final")
+    assert resumed.keys() == uninterrupted.keys()
+    assert [name for name in resumed if resumed[name] != uninterrupted[name]] == []
+    steps = [json.loads(line)["step"] for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 13))
+
+
+def test_killed_inside_a_generation_window(recipe: Path, tmp_path: Path, uninterrupted: dict[str, bytes]) -> None:
+    run = Run(recipe, tmp_path / "run")
+    mark = tmp_path / "mark"
+
+    def grading_the_third_window() -> bool:
+        if run.num_steps() < 4:
+            mark.unlink(missing_ok=True)
+            return False
+        return mark.exists()
+
+    run.kill_when(grading_the_third_window)
+    _same_after_resume(recipe, tmp_path / "run", uninterrupted)
+
+
+def test_killed_during_a_checkpoint_write(recipe: Path, tmp_path: Path, uninterrupted: dict[str, bytes]) -> None:
+    run = Run(recipe, tmp_path / "run")
+    checkpoints = tmp_path / "run" / "checkpoints"
+    run.kill_when(lambda: run.num_steps() >= 5 and any(checkpoints.glob(".step_*/*")))
+    assert any(checkpoints.glob(".step_*")), "the kill came after the write; the checkpoint was complete"
+    _same_after_resume(recipe, tmp_path / "run", uninterrupted)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_killed_at_a_random_moment(
+    recipe: Path, tmp_path: Path, uninterrupted: dict[str, bytes], seed: int
+) -> None:
+    generator = random.Random(seed)
+    run = Run(recipe, tmp_path / "run")
+    steps, delay = generator.randrange(12), generator.random() * 0.1
+    run.kill_when(lambda: run.num_steps() >= steps and (time.sleep(delay) or True))
+    _same_after_resume(recipe, tmp_path / "run", uninterrupted)
+
+
+def test_terminated_politely_mid_window(recipe: Path, tmp_path: Path, uninterrupted: dict[str, bytes]) -> None:
+    run = Run(recipe, tmp_path / "run")
+    printed = run.kill_when(lambda: run.num_steps() >= 3, signal.SIGTERM)
+    assert run.process.returncode == 128 + signal.SIGTERM
+    assert "--resume" in printed
+    assert "Traceback" not in printed
+    _same_after_resume(recipe, tmp_path / "run", uninterrupted)
+
+
+def test_resume_on_a_changed_recipe_says_what_differs(recipe: Path, tmp_path: Path) -> None:
+    run = Run(recipe, tmp_path / "run", "training.steps=1")
+    run.finish()
+    changed = Run(recipe, tmp_path / "run", "--resume", "training.steps=1", "training.learning_rate=0.5")
+    printed = changed.process.communicate(timeout=60)[0]
+    assert changed.process.returncode == 2
+    assert "training.learning_rate: 0.001 -> 0.5" in printed
