@@ -10,9 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+Unit = Literal["", "pair", "group"]
+"""What must stay in one micro-batch: nothing beyond a sequence, the sides of a preference, all of a prompt's."""
 
 
 class Source(StrEnum):
@@ -24,7 +28,7 @@ class Source(StrEnum):
     TRAJECTORIES = "trajectories"
 
     @property
-    def index(self) -> int:
+    def code(self) -> int:
         """The code of this source in `TokenBatch.source`."""
         return list(Source).index(self)
 
@@ -34,9 +38,10 @@ class TokenSequence:
     """One training sequence.
 
     token_ids [T]; action_mask [T], True where the token is the policy's (never at position 0: nothing predicts it);
-    behavior_logprobs, old_logprobs, reference_logprobs, one per action token, where the sampler, the trainer before the
-    update or the frozen reference gave them; temperature at which the actions were sampled and are scored; group: sequences of one prompt share it; pair: the two sides of a preference share it;
-    reward None = ungraded or not applicable; weight: how often this sequence counts in sums and in their normalisers.
+    behavior_logprobs, old_logprobs, reference_logprobs, one per action token, where the sampler, the trainer before
+    the update or the frozen reference gave them; temperature at which the actions were sampled and are scored; group:
+    sequences of one prompt share it; pair: the two sides of a preference share it; reward None = ungraded or not
+    applicable; weight: how often this sequence counts in sums and in their normalisers.
     """
 
     token_ids: tuple[int, ...]
@@ -101,7 +106,7 @@ class TokenBatch:
             sequence_index=torch.repeat_interleave(torch.arange(len(sequences)), lengths),
             group_index=_compact(torch.tensor([s.group for s in sequences], dtype=torch.long)),
             pair_index=torch.tensor([s.pair for s in sequences], dtype=torch.long),
-            source=torch.tensor([s.source.index for s in sequences], dtype=torch.long),
+            source=torch.tensor([s.source.code for s in sequences], dtype=torch.long),
             reward=torch.tensor([0.0 if s.reward is None else s.reward for s in sequences], dtype=dtype),
             graded=torch.tensor([s.reward is not None for s in sequences], dtype=torch.bool),
             solved=torch.tensor([s.solved for s in sequences], dtype=torch.bool),
@@ -144,7 +149,7 @@ class TokenBatch:
 
     def is_from(self, source: Source) -> Tensor:
         """Which sequences [S] come from `source`."""
-        return self.source == source.index
+        return self.source == source.code
 
     def take(self, rows: Tensor) -> TokenBatch:
         """The batch of the sequences `rows` (indices [R] in any order), their tokens with them."""
@@ -163,10 +168,15 @@ class TokenBatch:
         taken["group_index"] = _compact(taken["group_index"])
         return replace(self, **taken)
 
+    def replace(self, **values: Tensor) -> TokenBatch:
+        """The batch with other values for the named tensors."""
+        return replace(self, **values)
+
     def to(self, device: torch.device | str) -> TokenBatch:
         """The batch on another device."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return TokenBatch(**{name: value if value is None else value.to(device) for name, value in moved.items()})
+        held = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        moved: dict[str, Any] = {name: value.to(device) for name, value in held.items() if value is not None}
+        return TokenBatch(**moved)
 
 
 _PER_TOKEN = {"logprobs", "old_logprobs", "behavior_logprobs", "reference_logprobs", "entropy"}

@@ -1,15 +1,15 @@
 """Exceptions a caller may catch, and the "did you mean" that their messages share.
 
-    PosttrainError
-    ├── UserError (ValueError)                 a mistake in what the user gave; the command line exits with status 2
-    │   ├── RecipeError                        a recipe or an override: unknown key, wrong type, impossible combination
-    │   ├── DataError                          a row, a column or a file of data
-    │   ├── CheckpointError                    a run directory that cannot be started in, or gone on from, as asked
-    │   ├── UnknownNameError (LookupError)     a name that no catalogue holds
-    │   └── MissingDependencyError (ImportError)  a package that a chosen part needs is not installed
-    └── RunError (RuntimeError)                a failure of the run itself; the command line exits with status 1
-        ├── TooManyFailuresError               rewards, environments or the engine failed too often
-        └── NonFiniteGradientError             too many steps in a row had a gradient with inf or nan
+PosttrainError
+├── UserError (ValueError)                 a mistake in what the user gave; the command line exits with status 2
+│   ├── RecipeError                        a recipe or an override: unknown key, wrong type, impossible combination
+│   ├── DataError                          a row, a column or a file of data
+│   ├── CheckpointError                    a run directory that cannot be started in, or gone on from, as asked
+│   ├── UnknownNameError (LookupError)     a name that no catalogue holds
+│   └── MissingDependencyError (ImportError)  a package that a chosen part needs is not installed
+└── RunError (RuntimeError)                a failure of the run itself; the command line exits with status 1
+    ├── TooManyFailuresError               rewards, environments or the engine failed too often
+    └── NonFiniteGradientError             too many steps in a row had a gradient with inf or nan
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from posttrain.estimator import Algorithm
 
 
 def load(name: str, **settings: Any) -> Algorithm:
-    """The algorithm `name` with `settings` (its keyword arguments); UnknownNameError or RecipeError where they are wrong."""
+    """The algorithm `name` with `settings`, its keyword arguments; UserError where one of them is wrong."""
     algorithm = catalog.build("algorithms", name, settings)
     assert isinstance(algorithm, Algorithm)
     return algorithm

@@ -13,7 +13,5 @@ def reinforce(*, baseline: float = 0.0) -> Algorithm:
     baseline b: a constant subtracted from every reward; 0.5 with rewards 0 and 1 gives the paper's advantage +-1
     (table 1) up to a factor 2. One optimiser step per rollout: there is no ratio to correct for a second.
     """
-    term = PolicyTerm(
-        Source.ROLLOUTS, advantage=Reward(baseline), aggregation=FixedLength(length=1), name="reinforce"
-    )
+    term = PolicyTerm(Source.ROLLOUTS, advantage=Reward(baseline), aggregation=FixedLength(length=1), name="reinforce")
     return Algorithm("reinforce", (term,))

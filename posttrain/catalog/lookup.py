@@ -1,4 +1,4 @@
-"""From a name to the object: ordinary imports of `posttrain.catalog.<kind>.<name>`, then of `posttrain.<kind>.<name>`."""
+"""From a name to the object: `posttrain.catalog.<kind>.<name>`; built in: `posttrain.<kind>.<name>`."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ def find(kind: str, name: str) -> Any:
     path = locate(kind, name)
     if kind == "recipes":
         return path
-    built_in = path.parent == PACKAGE / kind
     with requirements_of(f"{NOUNS[kind]} {name!r} ({path})"):
-        return getattr(_import(f"posttrain.{kind}.{name}" if built_in else f"posttrain.catalog.{kind}.{name}", path), name)
+        if path.parent == PACKAGE / kind:
+            return getattr(importlib.import_module(f"posttrain.{kind}.{name}"), name)
+        return getattr(_import_member(f"posttrain.catalog.{kind}.{name}", path), name)
 
 
 def recipe_path(name_or_path: str | Path) -> Path:
@@ -87,13 +88,13 @@ def install_command(package: str) -> str:
     return f"pip install {package}"
 
 
-def _import(module_name: str, path: Path) -> ModuleType:
+def _import_member(module_name: str, path: Path) -> ModuleType:
     """The module at `path`: a namesake imported under an earlier POSTTRAIN_PATH is replaced."""
     package = sys.modules["posttrain.catalog"]
     if list(package.__path__) != search_path():
         package.__path__[:] = search_path()
     loaded = sys.modules.get(module_name)
-    if loaded is not None and Path(loaded.__file__ or "") != path:
+    if loaded is not None and Path(loaded.__file__ or "").resolve() != path.resolve():
         del sys.modules[module_name]
     if module_name not in sys.modules:
         importlib.invalidate_caches()

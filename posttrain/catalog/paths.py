@@ -29,7 +29,7 @@ def plugin_folders() -> list[Path]:
 
 
 def search_path() -> list[str]:
-    """`posttrain.catalog.__path__`: the plug-ins, this package (members of a wheel), the checkout where there is one."""
+    """`posttrain.catalog.__path__`: plug-ins, this package (a wheel's members), the checkout where there is one."""
     root = PACKAGE.parent
     checkout = [root] if (root / "pyproject.toml").is_file() and (root / "recipes").is_dir() else []
     return [str(folder) for folder in [*plugin_folders(), PACKAGE / "catalog", *checkout]]
@@ -56,7 +56,6 @@ def _check_plugins(folder: Path) -> None:
         found = "a folder without any of them" if folder.is_dir() else "no folder"
         raise UserError(f"POSTTRAIN_PATH: {str(folder)!r} is {found}; allowed: folders that hold {kinds}")
     for kind in NOUNS:
-        if (folder / kind / "__init__.py").is_file():
-            raise UserError(
-                f"{folder / kind / '__init__.py'}: remove this file; it would hide every other folder of {NOUNS[kind]}s"
-            )
+        init = folder / kind / "__init__.py"
+        if init.is_file():
+            raise UserError(f"{init}: remove this file; it would hide every other {kind}/")

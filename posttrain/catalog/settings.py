@@ -65,8 +65,8 @@ def _hints(part: Any, parameters: Mapping[str, inspect.Parameter]) -> dict[str, 
 
 def _check_value(key: str, value: Any, hint: Any) -> tuple[Any, list[Mistake]]:
     """The value as the hint's type: strictly, as JSON has types (text is no number, a list may be a tuple)."""
-    from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError  # noqa: PLC0415
-    from pydantic_core import to_json  # noqa: PLC0415
+    from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
+    from pydantic_core import to_json
 
     try:
         adapter = TypeAdapter(hint)

@@ -10,7 +10,7 @@ import urllib.request
 @functools.cache
 def hub_reachable(timeout_seconds: float = 5.0) -> bool:
     """True where the hub (HF_ENDPOINT) answers at all; False offline (HF_HUB_OFFLINE too). Asked once a process."""
-    from huggingface_hub import constants  # noqa: PLC0415
+    from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
         return False

@@ -19,12 +19,18 @@ SOURCES = ("prompts", "demonstrations", "preferences", "trajectories")
 def apply(tree: Node, overrides: Sequence[str]) -> Node:
     """The tree with short forms written out and `overrides` set: whole sections first, then keys in them, in order.
 
-    RecipeError: an override that is not key=value, whose value is not YAML, or that leads nowhere.
+    RecipeError: overrides that are not key=value, whose value is not YAML, or that lead nowhere, one line each.
     """
     tree = expand(tree)
-    parsed = [_split(override) for override in overrides]
-    for keys, node in sorted(parsed, key=lambda pair: len(pair[0])):
-        tree = expand(_set(tree, keys, node, done=0))
+    wrong: list[str] = []
+    for override in sorted(overrides, key=lambda override: override.partition("=")[0].count(".")):
+        try:
+            keys, node = _split(override)
+            tree = expand(_set(tree, keys, node, done=0))
+        except RecipeError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise RecipeError("\n".join(wrong))
     return tree
 
 

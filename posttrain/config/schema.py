@@ -6,21 +6,23 @@ settings}`; those settings are checked against the part's signature, which is th
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Closed(BaseModel):
     """A model that rejects keys it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Named(BaseModel):
     """The name of a catalogue's member; every further key is one of its settings."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
     name: str
 
     @property
@@ -133,7 +135,7 @@ class TrainingSettings(Closed):
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: NonNegativeInt = 0
     weight_decay: NonNegativeFloat = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     epsilon: PositiveFloat = 1e-8
     max_grad_norm: NonNegativeFloat = 1.0
     tokens_per_microbatch: PositiveInt = 16_384

@@ -1,10 +1,10 @@
-"""One row of data in canonical form."""
+"""One row of data in canonical form, and a source of such rows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 from posttrain.trajectory import Message, Prompt
 
@@ -17,7 +17,7 @@ class Example:
 
     id: stable over runs (source and row number). completion: the demonstration, where the row has one. chosen,
     rejected: a preference's two sides. Prompt and completions are all text or all conversations. columns: the row as
-    it was read, for rewards and templates.
+    it was read (and under the recipe's names), for rewards and templates.
     """
 
     id: str
@@ -26,3 +26,38 @@ class Example:
     chosen: Completion | None = None
     rejected: Completion | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Examples(Sequence[Example]):
+    """The usable rows of one source: `read(i)` makes the i-th of `num_examples`, when it is asked for.
+
+    num_skipped: bad rows that were left out. first_problem: what was wrong with the first of them. description: the
+    source and its counts, for the user.
+    """
+
+    source: str
+    num_examples: int
+    read: Callable[[int], Example]
+    num_skipped: int = 0
+    first_problem: str = ""
+
+    @property
+    def description(self) -> str:
+        """For example "train.jsonl: 1000 examples, 3 bad rows skipped (the first: train.jsonl:7: not JSON: ...)"."""
+        first = f" (the first: {self.first_problem})" if self.num_skipped else ""
+        return f"{self.source}: {self.num_examples} examples, {self.num_skipped} bad rows skipped{first}"
+
+    def __len__(self) -> int:
+        return self.num_examples
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        if isinstance(index, slice):
+            return [self.read(i) for i in range(*index.indices(self.num_examples))]
+        if not -self.num_examples <= index < self.num_examples:
+            raise IndexError(f"{self.source} has {self.num_examples} examples, not an example {index}")
+        return self.read(index % self.num_examples)

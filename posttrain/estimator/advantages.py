@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from posttrain.batch import TokenBatch
+from posttrain.batch import TokenBatch, Unit
 from posttrain.estimator.read import field
 
 
@@ -23,7 +23,7 @@ class Constant:
     value: float = 1.0
     needs: ClassVar[frozenset[str]] = frozenset()
     uses_policy: ClassVar[bool] = False
-    couples: ClassVar[str] = ""
+    couples: ClassVar[Unit] = ""
 
     @property
     def formula(self) -> str:
@@ -42,7 +42,7 @@ class Reward:
     baseline: float = 0.0
     needs: ClassVar[frozenset[str]] = frozenset({"rewards"})
     uses_policy: ClassVar[bool] = False
-    couples: ClassVar[str] = ""
+    couples: ClassVar[Unit] = ""
 
     @property
     def formula(self) -> str:
@@ -67,7 +67,7 @@ class GroupRelative:
     epsilon: float = 1e-6
     needs: ClassVar[frozenset[str]] = frozenset({"rewards", "groups"})
     uses_policy: ClassVar[bool] = False
-    couples: ClassVar[str] = ""
+    couples: ClassVar[Unit] = ""
 
     @property
     def formula(self) -> str:
@@ -109,7 +109,7 @@ class ReferenceKL:
     estimator: str = "k3"
     needs: ClassVar[frozenset[str]] = frozenset({"reference_logprobs"})
     uses_policy: ClassVar[bool] = True
-    couples: ClassVar[str] = ""
+    couples: ClassVar[Unit] = ""
 
     def __post_init__(self) -> None:
         """ValueError on an unknown estimator."""

@@ -7,12 +7,12 @@ four steps one by one, so that normalisers cover every micro-batch of every rank
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from posttrain.batch import Source, TokenBatch
+from posttrain.batch import Source, TokenBatch, Unit
 from posttrain.estimator.diagnostics import Diagnostics, means
 from posttrain.estimator.term import Term
 
@@ -49,7 +49,7 @@ class Algorithm:
         return frozenset(term.source for term in self.terms)
 
     @property
-    def couples(self) -> str:
+    def couples(self) -> Unit:
         """The coarsest unit that must stay in one micro-batch: "group", "pair" or ""."""
         units = {term.couples for term in self.terms}
         return "group" if "group" in units else "pair" if "pair" in units else ""
@@ -57,7 +57,7 @@ class Algorithm:
     def prepare(self, batch: TokenBatch) -> TokenBatch:
         """The batch with the terms' advantages [K, A] and coefficients [K, S], computed over whole groups."""
         advantages, coefficients = zip(*(term.prepare(batch) for term in self.terms), strict=True)
-        return replace(batch, advantages=torch.stack(advantages), coefficients=torch.stack(coefficients))
+        return batch.replace(advantages=torch.stack(advantages), coefficients=torch.stack(coefficients))
 
     def active(self, batch: TokenBatch) -> Tensor:
         """Which sequences [S] of a prepared batch have a gradient; the others can skip the forward pass.
@@ -75,7 +75,8 @@ class Algorithm:
     def totals(self, batch: TokenBatch) -> tuple[Tensor, Diagnostics]:
         """Each term's un-normalised loss [K] over a prepared (micro-)batch, and diagnostics named term/figure."""
         assert batch.advantages is not None and batch.coefficients is not None
-        totals, found = [], {}
+        totals: list[Tensor] = []
+        found: Diagnostics = {}
         for index, term in enumerate(self.terms):
             total, parts = term.total(batch, batch.advantages[index], batch.coefficients[index])
             totals.append(total)

@@ -39,9 +39,7 @@ def as_text(algorithm: Algorithm) -> str:
 
 def as_latex(algorithm: Algorithm) -> str:
     """An align environment with one line per term."""
-    rows = [
-        rf"\nabla_{{\text{{{term.name}}}}} &= {_latex(_gradient(term.describe()))}" for term in algorithm.terms
-    ]
+    rows = [rf"\nabla_{{\text{{{term.name}}}}} &= {_latex(_gradient(term.describe()))}" for term in algorithm.terms]
     return "\\begin{align}\n  " + " \\\\\n  ".join(rows) + "\n\\end{align}"
 
 

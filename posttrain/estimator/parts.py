@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from posttrain.batch import TokenBatch
+from posttrain.batch import TokenBatch, Unit
 
 
 @runtime_checkable
@@ -43,7 +43,7 @@ class Advantage(Part, Protocol):
     """
 
     uses_policy: ClassVar[bool]
-    couples: ClassVar[str]
+    couples: ClassVar[Unit]
 
     def __call__(self, batch: TokenBatch) -> Tensor:
         """Advantage per sequence [S] or per action token [A]."""

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from posttrain.batch import Source, TokenBatch
+from posttrain.batch import Source, TokenBatch, Unit
 from posttrain.estimator import diagnostics, read
 from posttrain.estimator.advantages import Constant
 from posttrain.estimator.aggregation import TokenMean
@@ -44,8 +44,8 @@ class Term(Protocol):
         ...
 
     @property
-    def couples(self) -> str:
-        """"pair" or "group" where those must share a micro-batch, else ""."""
+    def couples(self) -> Unit:
+        """ "pair" or "group" where those must share a micro-batch, else ""."""
         ...
 
     def prepare(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
@@ -84,7 +84,7 @@ class PolicyTerm:
         return frozenset().union(*(part.needs for part in self.describe().values()))
 
     @property
-    def couples(self) -> str:
+    def couples(self) -> Unit:
         """As the advantage says."""
         return self.advantage.couples
 

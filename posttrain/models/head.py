@@ -55,7 +55,7 @@ def token_logprobs(
     chunk_bytes: int = DEFAULT_CHUNK_BYTES,
     shape: LogitShape | None = None,
 ) -> TokenLogprobs:
-    """log p[a, ids[a]] and -sum_v p[a, v] log p[a, v] of p[a] = softmax(shape(hidden[a] weight^T + bias) / temperature[a]).
+    """log p[a, ids[a]] and -sum_v p[a, v] log p[a, v], p[a] = softmax(shape(weight hidden[a] + bias) / temperature[a]).
 
     hidden [A, H], weight [V, H], bias [V] or None, ids [A], temperatures [A] above 0. Both results are differentiable
     in hidden, weight and bias. The product runs in hidden's type (under autocast: in autocast's), everything after it
@@ -72,7 +72,7 @@ def token_logprobs(
 
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
-    def forward(  # noqa: PLR0917
+    def forward(
         ctx: Any,
         hidden: Tensor,
         weight: Tensor,
@@ -120,12 +120,13 @@ class _TokenLogprobs(torch.autograd.Function):
             if scaled is None:
                 scaled = _logits(hidden[part], matrix, bias, shape, ctx.kind).div_(temperature)
             logs = scaled - normaliser[part, None]
-            grad = torch.zeros_like(logs)
-            if grad_logprobs is not None:  # d log p_a / d scaled = 1_a - p
-                grad.sub_(logs.exp().mul_(grad_logprobs[part, None]))
-                grad.scatter_add_(1, ids[part, None], grad_logprobs[part, None])
+            grad = logs.exp().neg_()
+            pull = 0 if grad_logprobs is None else grad_logprobs[part, None]
             if grad_entropy is not None:  # d H / d scaled = -p (log p + H)
-                grad.sub_(logs.exp().mul_(logs.add_(entropy[part, None])).mul_(grad_entropy[part, None]))
+                pull = logs.add_(entropy[part, None]).mul_(grad_entropy[part, None]).add_(pull)
+            grad.mul_(pull)
+            if grad_logprobs is not None:  # d log p_a / d scaled = 1_a - p
+                grad.scatter_add_(1, ids[part, None], grad_logprobs[part, None])
             grad = shape.backward(grad.div_(temperature), scaled, temperature).to(hidden.dtype)
             if grad_bias is not None:
                 grad_bias += grad.sum(0)

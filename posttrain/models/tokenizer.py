@@ -53,8 +53,8 @@ def character_tokenizer() -> PreTrainedTokenizerBase:
 
     A conversation reads `<|user|>question<|end|><|assistant|>answer<|end|>`; `<|end|>` is the end-of-sequence token.
     """
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers  # noqa: PLC0415
-    from transformers import PreTrainedTokenizerFast  # noqa: PLC0415
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
 
     vocabulary = {token: index for index, token in enumerate((*_SPECIAL, *_SYMBOLS))}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
@@ -73,7 +73,7 @@ def character_tokenizer() -> PreTrainedTokenizerBase:
 
 def _pretrained(path: str, revision: str | None) -> PreTrainedTokenizerBase:
     """The tokenizer of a directory or of the hub (its cache, where the hub cannot be reached)."""
-    from transformers import AutoTokenizer  # noqa: PLC0415
+    from transformers import AutoTokenizer
 
     local = Path(path).expanduser()
     try:

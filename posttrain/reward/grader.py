@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
+from posttrain import catalog
 from posttrain.errors import RecipeError
 from posttrain.reward.pool import WorkerPool
 from posttrain.reward.signature import RewardInputs
@@ -43,8 +44,6 @@ class Grader:
         deadline_seconds: float = 10.0,
         memory_bytes: int = 2 << 30,
     ) -> None:
-        from posttrain import catalog
-
         _check_specs(rewards)
         self.rewards = tuple(rewards)
         self.failures: Counter[str] = Counter()
@@ -52,7 +51,9 @@ class Grader:
         settings = [catalog.check("rewards", reward.name, dict(reward.settings)) for reward in rewards]
         self._inputs = [RewardInputs.of(reward.name, catalog.find("rewards", reward.name)) for reward in rewards]
         names = [reward.name for reward in rewards]
-        self._pool = WorkerPool(Setup(tuple(zip(names, settings, strict=True)), deadline_seconds, memory_bytes), workers)
+        self._pool = WorkerPool(
+            Setup(tuple(zip(names, settings, strict=True)), deadline_seconds, memory_bytes), workers
+        )
 
     def check_columns(self, columns: Iterable[str]) -> None:
         """DataError where a reward reads a column that is not among `columns`, those of the prompts' rows."""

@@ -24,7 +24,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from posttrain.errors import RunError, UserError
-from posttrain.reward.worker import Call, Failure, Leaving, Mistake, Outcome, Setup, Started
+from posttrain.reward.worker import Begun, Call, Failure, Leaving, Mistake, Outcome, Setup, Started
 
 START_SECONDS = 120.0
 MAX_FAILED_STARTS = 3
@@ -37,13 +37,17 @@ _BOOT = (
 
 @dataclass(eq=False)
 class _Worker:
-    """calls: indices sent and not yet answered, the running one first. since: when that one began (or the start)."""
+    """ready: it answered its start. calls: indices sent and not yet answered; begun: the first of them is running.
+
+    since: when the present state (starting, idle, sent, running) began.
+    """
 
     process: subprocess.Popen[bytes]
     pipe: Connection[Any, Any]
     since: float
     ready: bool = False
     calls: deque[int] = field(default_factory=deque)
+    begun: bool = False
 
     def kill(self) -> int:
         """End the process and whatever it started; its return code."""
@@ -111,6 +115,7 @@ class WorkerPool:
                 self._remove(worker)
                 continue
             worker.calls.extend(chunk)
+            worker.begun = False
             worker.since = time.monotonic()
 
     def _receive(self, worker: _Worker, outcomes: dict[int, Outcome], pending: deque[int]) -> None:
@@ -121,6 +126,8 @@ class WorkerPool:
                 worker.since = time.monotonic()
                 if isinstance(message, Started):
                     self._started(worker, message)
+                elif isinstance(message, Begun):
+                    worker.begun = True
                 elif isinstance(message, Mistake):
                     raise UserError(message.message)
                 elif isinstance(message, Leaving):
@@ -141,7 +148,7 @@ class WorkerPool:
 
     def _died(self, worker: _Worker, outcomes: dict[int, Outcome], pending: deque[int]) -> None:
         """The running call is the cause; a worker that never got ready counts against starting at all."""
-        running = worker.calls.popleft() if worker.calls else None
+        running = worker.calls.popleft() if worker.begun and worker.calls else None
         returncode = self._give_up(worker, pending)
         if not worker.ready:
             self._failed_starts += 1
@@ -154,11 +161,19 @@ class WorkerPool:
     def _enforce_deadlines(self, outcomes: dict[int, Outcome], pending: deque[int]) -> None:
         now = time.monotonic()
         for worker in list(self._workers):
-            if not worker.ready and now - worker.since > START_SECONDS:
+            limit = self._limit_seconds(worker)
+            if limit is None or now - worker.since <= limit or worker.pipe.poll():
+                continue
+            if not worker.begun:
                 raise RunError(f"a reward worker was not ready after {START_SECONDS:g} s")
-            if worker.calls and now - worker.since > self._setup.deadline_seconds and not worker.pipe.poll():
-                outcomes[worker.calls.popleft()] = self._late()
-                self._give_up(worker, pending)
+            outcomes[worker.calls.popleft()] = self._late()
+            self._give_up(worker, pending)
+
+    def _limit_seconds(self, worker: _Worker) -> float | None:
+        """How long its present state may last; None: for ever (idle)."""
+        if worker.ready and not worker.calls:
+            return None
+        return self._setup.deadline_seconds if worker.begun else START_SECONDS
 
     def _late(self) -> Failure:
         return Failure("deadline", f"no result after {self._setup.deadline_seconds:g} s")
@@ -166,8 +181,8 @@ class WorkerPool:
     def _seconds_to_deadline(self) -> float:
         """How long to wait for messages before a deadline must be looked at."""
         now = time.monotonic()
-        left = [w.since + self._setup.deadline_seconds - now for w in self._workers if w.calls]
-        left += [w.since + START_SECONDS - now for w in self._workers if not w.ready]
+        limits = [(worker.since, self._limit_seconds(worker)) for worker in self._workers]
+        left = [since + limit - now for since, limit in limits if limit is not None]
         return max(0.0, min(left, default=1.0)) + 0.001
 
     def _give_up(self, worker: _Worker, pending: deque[int]) -> int:
@@ -188,7 +203,7 @@ def _start(setup: Setup) -> _Worker:
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", _BOOT, json.dumps(sys.path), str(theirs.fileno())],
         stdin=subprocess.DEVNULL,
-        stdout=2,
+        stdout=subprocess.DEVNULL,
         pass_fds=[theirs.fileno()],
         env=environment,
         start_new_session=True,

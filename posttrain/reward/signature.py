@@ -32,7 +32,8 @@ class RewardInputs:
     @classmethod
     def of(cls, reward: str, function: Callable[..., Any]) -> RewardInputs:
         """Read them from the function's signature; RecipeError where it has *args or **kwargs."""
-        required, optional = [], []
+        required: list[str] = []
+        optional: list[str] = []
         for parameter in inspect.signature(function).parameters.values():
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 raise RecipeError(

@@ -19,6 +19,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
+from posttrain import catalog
 from posttrain.errors import UserError
 
 Reward = Callable[..., Any]
@@ -61,6 +62,11 @@ class Started:
 
 
 @dataclass(frozen=True)
+class Begun:
+    """The worker has its list of calls and starts with the first."""
+
+
+@dataclass(frozen=True)
 class Leaving:
     """The worker has grown large and ends itself; the rest of its calls is undone."""
 
@@ -97,8 +103,6 @@ def _limit(memory_bytes: int) -> None:
 
 
 def _load(name: str, settings: dict[str, Any]) -> Reward:
-    from posttrain import catalog
-
     function = catalog.find("rewards", name)
     warm_up = getattr(sys.modules[function.__module__], "warm_up", None)
     if warm_up is not None:
@@ -109,6 +113,7 @@ def _load(name: str, settings: dict[str, Any]) -> Reward:
 def _serve(pipe: Connection[Any, Any], rewards: Sequence[Reward], setup: Setup) -> bool:
     """Answer one list of calls; False where the worker should end."""
     calls: list[Call] = pipe.recv()
+    pipe.send(Begun())
     for index, inputs in calls:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, setup.deadline_seconds + ORPHAN_SECONDS)
@@ -131,7 +136,7 @@ def _call(reward: Reward, inputs: dict[str, Any]) -> Outcome | Mistake:
             return Failure("not a number", f"returned {value!r:.100}")
         number = float(value)
     except UserError as error:
-        return Mistake(_one_line(error))
+        return Mistake(str(error))
     except MemoryError as error:
         return Failure("memory", _one_line(error))
     except Exception as error:  # the boundary of rewards

@@ -8,18 +8,32 @@ from typing import Protocol
 
 from torch import Tensor
 
+from posttrain.errors import UserError
 from posttrain.trajectory import StopReason
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn. top_k 0 and top_p 1 leave the distribution whole; temperature 0 is greedy."""
+    """How tokens are drawn. top_k 0 and top_p 1 leave the distribution whole; temperature 0 is greedy.
+
+    UserError where a value cannot be used.
+    """
 
     max_tokens: int
     stop_token_ids: frozenset[int]
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+
+    def __post_init__(self) -> None:
+        for name, allowed, good in (
+            ("max_tokens", "1 or more", self.max_tokens >= 1),
+            ("temperature", "0 or more", self.temperature >= 0),
+            ("top_p", "above 0, at most 1", 0 < self.top_p <= 1),
+            ("top_k", "0 (all tokens) or more", self.top_k >= 0),
+        ):
+            if not good:
+                raise UserError(f"sampling: {name} is {getattr(self, name)}; allowed: {allowed}")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ import signal
 from contextlib import ExitStack
 from pathlib import Path
 
+from rich.console import Console
+
 from posttrain.config import LoadedRecipe, differences, load_recipe, write_resolved
 from posttrain.errors import CheckpointError
 
@@ -26,7 +28,8 @@ def train(loaded: LoadedRecipe, output: Path, *, resume: bool = False) -> signal
     from posttrain.trainer.tracker import forget_after
 
     with ExitStack() as stack:
-        loop = build(loaded.recipe, output, stack, say=print)
+        console = Console(highlight=False, soft_wrap=True)
+        loop = build(loaded.recipe, output, stack, say=console.print)
         main = loop.accelerator.is_main_process
         if main:
             objective = render(loop.updater.algorithm, loaded.recipe, "text")

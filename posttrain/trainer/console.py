@@ -21,10 +21,14 @@ class Console:
         self._first = True
         self._start = self._last = time.monotonic()
         self._progress = Progress(
-            TextColumn("step"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(), TextColumn("{task.fields[status]}"),
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[status]}"),
             console=self._rich,
             disable=not self._rich.is_terminal,
-        )  # fmt: skip
+        )
         self._task = self._progress.add_task("", total=total_steps, completed=done_steps, status="")
 
     def __enter__(self) -> Console:

@@ -17,6 +17,7 @@ from posttrain.errors import NonFiniteGradientError
 from posttrain.models.export import save_model
 from posttrain.models.weights import named_weights
 from posttrain.rollout.collector import Collector, check_failure_rate
+from posttrain.rollout.engine import Engine
 from posttrain.trainer.checkpoint import load_checkpoint, save_checkpoint
 from posttrain.trainer.console import Console
 from posttrain.trainer.distributed import add_over_ranks, largest_over_ranks
@@ -41,6 +42,7 @@ class Loop:
     tokenizer: Any
     updater: Updater
     builder: WindowBuilder
+    engine: Engine | None
     collector: Collector | None
     evaluate: Callable[[], dict[str, Any]] | None
     reference: Any = None
@@ -144,9 +146,14 @@ class Loop:
 
     def _synced_collector(self) -> Collector:
         assert self.collector is not None
-        if self.collector.engine.policy_version != self.step:
-            self.collector.engine.sync(named_weights(self._model), self.step)
+        self._sync()
         return self.collector
+
+    def _sync(self) -> None:
+        """Give the sampler this step's weights, if it does not have them."""
+        assert self.engine is not None
+        if self.engine.policy_version != self.step:
+            self.engine.sync(named_weights(self._model), self.step)
 
     def _scored(self, sequences: Sequence[TokenSequence], num_steps: int) -> list[TokenSequence]:
         """Old logprobs where the policy will change within the window, reference logprobs where needed."""
@@ -162,7 +169,7 @@ class Loop:
     def _evaluate(self, tracker: Tracker, console: Console) -> None:
         if self.evaluate is None:
             return
-        self._synced_collector()
+        self._sync()
         if self.accelerator.is_main_process:
             result = {"step": self.step} | self.evaluate()
             tracker.evaluation(result)

@@ -18,9 +18,7 @@ def make_optimizer(model: nn.Module, training: TrainingSettings) -> torch.optim.
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": training.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        groups, lr=training.learning_rate, betas=training.betas, eps=training.epsilon, fused=True
-    )
+    return torch.optim.AdamW(groups, lr=training.learning_rate, betas=training.betas, eps=training.epsilon, fused=True)
 
 
 def make_schedule(optimizer: Any, training: TrainingSettings) -> LRScheduler:

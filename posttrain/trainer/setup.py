@@ -8,25 +8,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from posttrain import catalog
 from posttrain.algorithms import load
+from posttrain.batch import Source
 from posttrain.config import Recipe
 from posttrain.config.schema import SourceSettings
 from posttrain.data.chat import check_supervision, coloured_sample, encode_demonstration, stop_token_ids
-from posttrain.data.examples import Example
-from posttrain.data.sources import Examples, load_source
+from posttrain.data.examples import Examples
+from posttrain.data.sources import load_source
 from posttrain.data.stream import Stream
-from posttrain.batch import Source
 from posttrain.errors import DataError
 from posttrain.estimator import Algorithm
-from posttrain.evaluation.runner import evaluate
+from posttrain.evaluation.benchmark import Benchmark
+from posttrain.evaluation.runner import evaluate, load_items
 from posttrain.models.load import check_model, load_model
 from posttrain.models.policy import Policy
 from posttrain.models.reference import reference_of
 from posttrain.models.tokenizer import load_tokenizer
 from posttrain.reward import Grader, RewardSpec
 from posttrain.rollout.collector import Collector
-from posttrain.rollout.engine import Sampling
+from posttrain.rollout.engine import Engine, Sampling
 from posttrain.rollout.transformers_engine import TransformersEngine
 from posttrain.trainer.distributed import make_accelerator
 from posttrain.trainer.loop import Loop
@@ -70,35 +73,39 @@ def load_data(recipe: Recipe, algorithm: Algorithm) -> Sources:
     return Sources(stream(recipe.prompts, "prompts"), demonstrations if imitates else None, loaded, lines)
 
 
-def check_chat(example: Example, tokenizer: Any, stop_ids: frozenset[int]) -> str:
-    """Check the action mask of one demonstration; returns it coloured, for printing."""
-    assert example.completion is not None
+def check_chat(sources: Sequence[Examples], tokenizer: Any, stop_ids: frozenset[int]) -> str:
+    """Check the action mask of the first demonstration; returns it as rich markup."""
+    example = next((source[0] for source in sources if source[0].completion is not None), None)
+    if example is None or example.completion is None:
+        raise DataError("no source of demonstrations has a completion in its first row")
     encoded = encode_demonstration(example.prompt, example.completion, tokenizer)
-    for one in encoded:
-        check_supervision(one, tokenizer, stop_ids)
-    return coloured_sample(encoded[0], tokenizer)
+    check_supervision(encoded, tokenizer, stop_ids)
+    return coloured_sample(encoded, tokenizer)
 
 
 def build(recipe: Recipe, output: Path, stack: ExitStack, say: Callable[[str], None]) -> Loop:
-    """The loop of a fresh run; what it opens (worker processes) is closed by `stack`."""
+    """The loop of a fresh run; what it opens (worker processes) is closed by `stack`; `say` takes rich markup."""
     algorithm = load(recipe.algorithm.name, **recipe.algorithm.settings)
     check_model(recipe.model)
-    grader = _grader(recipe, recipe.rewards, stack) if recipe.rewards else None
+    specs = [RewardSpec(r.name, r.weight, r.outcome, r.settings) for r in recipe.rewards]
+    grader = _grader(recipe, specs, stack) if specs else None
     tokenizer = load_tokenizer(recipe.tokenizer, recipe.model)
     data = load_data(recipe, algorithm)
     for line in data.lines:
-        say(line)
+        say(escape(line))
     if grader is not None:
         for examples in data.examples:
             grader.check_columns(examples[0].columns)
     model = load_model(recipe.model, tokenizer, recipe.seed)
     stop_ids = stop_token_ids(tokenizer, model.generation_config)
-    if Source.DEMONSTRATIONS in algorithm.sources and data.examples[0][0].completion is not None:
-        say("one demonstration, supervised tokens coloured:\n" + check_chat(data.examples[0][0], tokenizer, stop_ids))
+    if Source.DEMONSTRATIONS in algorithm.sources:
+        say("one demonstration (what is supervised in green):\n" + check_chat(data.examples, tokenizer, stop_ids))
     accelerator = make_accelerator(recipe.training, recipe.tracking, output)
     accelerator.init_trackers(recipe.tracking.project, config={})
     reference = reference_of(model).to(accelerator.device) if "reference_logprobs" in algorithm.needs else None
-    collector, evaluation = _sampler(recipe, model, tokenizer, stop_ids, grader, stack)
+    engine = None
+    if grader is not None or recipe.evaluation is not None:
+        engine = TransformersEngine(model, dtype=recipe.rollout.dtype, batch_tokens=recipe.rollout.batch_tokens)
     policy = Policy(model)
     optimizer = make_optimizer(policy, recipe.training)
     policy, optimizer = accelerator.prepare(policy, optimizer)
@@ -125,7 +132,67 @@ def build(recipe: Recipe, output: Path, stack: ExitStack, say: Callable[[str], N
             accelerator.process_index,
             accelerator.num_processes,
         ),
-        collector=collector,
-        evaluate=evaluation,
+        engine=engine,
+        collector=_collector(recipe, engine, grader, tokenizer, stop_ids) if engine and grader else None,
+        evaluate=_evaluation(recipe, engine, tokenizer, stop_ids, stack) if engine else None,
         reference=reference,
     )
+
+
+def _grader(recipe: Recipe, rewards: Sequence[RewardSpec], stack: ExitStack) -> Grader:
+    """Workers that start at once, while the rest loads."""
+    rollout = recipe.rollout
+    grader = Grader(
+        rewards,
+        workers=rollout.reward_workers,
+        deadline_seconds=rollout.deadline_seconds,
+        memory_bytes=rollout.memory_bytes,
+    )
+    return stack.enter_context(grader)
+
+
+def _collector(recipe: Recipe, engine: Engine, grader: Grader, tokenizer: Any, stop_ids: frozenset[int]) -> Collector:
+    rollout = recipe.rollout
+    return Collector(
+        engine=engine,
+        environment=catalog.build("environments", recipe.environment.name, recipe.environment.settings),
+        grader=grader,
+        tokenizer=tokenizer,
+        sampling=Sampling(
+            max_tokens=rollout.max_tokens,
+            stop_token_ids=stop_ids,
+            temperature=rollout.temperature,
+            top_p=rollout.top_p,
+            top_k=rollout.top_k,
+        ),
+        attempts=rollout.attempts,
+    )
+
+
+def _evaluation(
+    recipe: Recipe, engine: Engine, tokenizer: Any, stop_ids: frozenset[int], stack: ExitStack
+) -> Callable[[], dict[str, Any]] | None:
+    """Plays the recipe's benchmark; its items are loaded and its workers started now, so that mistakes show first."""
+    settings = recipe.evaluation
+    if settings is None:
+        return None
+    benchmark: Benchmark = catalog.build("eval", settings.name, settings.settings)
+    items = load_items(benchmark, settings.limit)
+    grader = _grader(recipe, benchmark.rewards, stack)
+
+    def run() -> dict[str, Any]:
+        result = evaluate(
+            benchmark,
+            engine,
+            tokenizer,
+            grader,
+            items=items,
+            samples=settings.samples,
+            seed=recipe.seed,
+            stop_ids=stop_ids,
+            attempts=recipe.rollout.attempts,
+            max_failure_rate=recipe.rollout.max_failure_rate,
+        )
+        return result.summary()
+
+    return run

@@ -78,7 +78,7 @@ class Updater:
         part = batch.take(torch.tensor(rows)).to(device)
         scored = self.policy(collate([sequences[row] for row in rows]).to(device))
         old = scored.logprobs.detach() if part.old_logprobs is None else part.old_logprobs
-        part = replace(part, logprobs=scored.logprobs, entropy=scored.entropy, old_logprobs=old)
+        part = part.replace(logprobs=scored.logprobs, entropy=scored.entropy, old_logprobs=old)
         totals, found = self.algorithm.totals(part)
         # Ranks average their gradients; the counts are global, so the sum over ranks is wanted.
         self.accelerator.backward(reduce(totals, counts.to(device)) * self.accelerator.num_processes)
@@ -121,6 +121,7 @@ def score(
         part = [sequences[row] for row in rows]
         values = policy(collate(part).to(device)).logprobs.cpu().split([s.num_actions for s in part])
         for row, logprobs in zip(rows, values, strict=True):
-            scored[row] = replace(sequences[row], **{field: tuple(logprobs.tolist())})
+            changes: dict[str, Any] = {field: tuple(logprobs.tolist())}
+            scored[row] = replace(sequences[row], **changes)
     policy.train(training)
     return scored

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from posttrain.batch import TokenBatch
 from posttrain.trainer.window import StepData
 
@@ -23,7 +25,9 @@ class Tracker:
         """Append one step to metrics.jsonl and hand it to the trackers."""
         clean = {name: value for name, value in metrics.items() if math.isfinite(value)}
         self._append("metrics.jsonl", clean)
-        self.accelerator.log({name: value for name, value in clean.items() if name != "step"}, step=int(metrics["step"]))
+        self.accelerator.log(
+            {name: value for name, value in clean.items() if name != "step"}, step=int(metrics["step"])
+        )
 
     def evaluation(self, result: Mapping[str, Any]) -> None:
         """Append to evaluations.jsonl and hand the pass rate to the trackers."""
@@ -38,7 +42,7 @@ class Tracker:
             return
         assert batch.advantages is not None and batch.coefficients is not None
         weighted = (batch.advantages * batch.coefficients[:, batch.sequence_index]).sum(0)
-        per_sequence = weighted.split(batch.lengths.tolist())
+        per_sequence = torch.split(weighted, batch.lengths.tolist())
         path = self.output / "rollouts" / f"step_{step}.jsonl"
         path.parent.mkdir(exist_ok=True)
         with path.open("w") as file:

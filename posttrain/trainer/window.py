@@ -144,7 +144,7 @@ def load_steps(path: Path, num_steps: int) -> list[StepData]:
     for line in path.read_text().splitlines():
         row = json.loads(line)
         index = row.pop("step")
-        values = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
+        values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in row.items()}
         values["source"] = Source(values["source"])
         steps[index].sequences.append(TokenSequence(**values))
     return steps

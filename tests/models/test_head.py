@@ -23,7 +23,8 @@ def inputs(num_actions: int, vocabulary: int = 23, width: int = 8, dtype: torch.
     return hidden, weight, bias, ids, temperatures
 
 
-def plain(hidden: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor, temperatures: Tensor, shape: LogitShape):
+def plain(leaves: tuple[Tensor, Tensor, Tensor | None], ids: Tensor, temperatures: Tensor, shape: LogitShape):
+    hidden, weight, bias = leaves
     kind = torch.float64 if hidden.dtype == torch.float64 else torch.float32
     logits = (hidden @ weight.T).to(kind)
     if bias is not None:
@@ -52,7 +53,9 @@ def test_gradcheck(shape: LogitShape, chunk_bytes: int) -> None:
     assert torch.autograd.gradcheck(head, (hidden, weight, bias))
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-5), (torch.bfloat16, 5e-2)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-5), (torch.bfloat16, 5e-2)]
+)
 @pytest.mark.parametrize("chunk_bytes", [1, 1000, 1 << 20])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("with_bias", [True, False])
@@ -62,7 +65,7 @@ def test_equals_log_softmax(
     hidden, weight, bias, ids, temperatures = inputs(50, dtype=dtype)
     bias = bias if with_bias else None
     leaves = [leaf for leaf in (hidden, weight, bias) if leaf is not None]
-    expected = plain(hidden, weight, bias, ids, temperatures, shape)
+    expected = plain((hidden, weight, bias), ids, temperatures, shape)
     result = token_logprobs(hidden, weight, bias, ids, temperatures, chunk_bytes=chunk_bytes, shape=shape)
     assert result.logprobs.dtype == expected.logprobs.dtype
     torch.testing.assert_close(result, expected, rtol=min(tolerance, 1e-5), atol=min(tolerance, 1e-5))
@@ -74,7 +77,7 @@ def test_equals_log_softmax(
 def test_only_one_of_the_results_may_be_used() -> None:
     hidden, weight, bias, ids, temperatures = inputs(5)
     for position in (0, 1):
-        expected = plain(hidden, weight, bias, ids, temperatures, LogitShape())[position].sum()
+        expected = plain((hidden, weight, bias), ids, temperatures, LogitShape())[position].sum()
         result = token_logprobs(hidden, weight, bias, ids, temperatures)[position].sum()
         pair = [torch.autograd.grad(loss, [hidden, weight, bias]) for loss in (result, expected)]
         torch.testing.assert_close(*pair)
@@ -100,7 +103,7 @@ def test_never_holds_all_logits() -> None:
         (result.logprobs.sum() + result.entropy.sum()).backward()
     assert largest.numel == chunk_bytes // 4
     with Largest() as largest:
-        plain(hidden, weight, None, ids, temperatures, LogitShape())
+        plain((hidden, weight, None), ids, temperatures, LogitShape())
     assert largest.numel == num_actions * vocabulary
 
 

@@ -1,6 +1,6 @@
 import pytest
-from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config
 from tokenizers import Tokenizer, models
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config
 
 from posttrain.config.schema import ModelSettings, TokenizerSettings
 from posttrain.errors import UserError

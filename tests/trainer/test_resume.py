@@ -121,9 +121,7 @@ def test_killed_during_a_checkpoint_write(recipe: Path, tmp_path: Path, uninterr
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_killed_at_a_random_moment(
-    recipe: Path, tmp_path: Path, uninterrupted: dict[str, bytes], seed: int
-) -> None:
+def test_killed_at_a_random_moment(recipe: Path, tmp_path: Path, uninterrupted: dict[str, bytes], seed: int) -> None:
     generator = random.Random(seed)
     run = Run(recipe, tmp_path / "run")
     steps, delay = generator.randrange(12), generator.random() * 0.1

@@ -1,0 +1,154 @@
+"""Loads a data source of a recipe: a hub dataset, a local file, or a reasoning-gym dataset.
+
+Local files are read and checked whole at load. Hub and generated rows are made when they are asked for; of these the
+first row is checked at load (their columns are typed, so it stands for the others), and every row where bad rows are
+to be skipped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from posttrain.config.hub import hub_reachable
+from posttrain.config.schema import SourceSettings
+from posttrain.data import reasoning_gym
+from posttrain.data.examples import Example, Examples
+from posttrain.data.formats import BadRowError, RowFormat
+from posttrain.data.readers import READERS, read_rows
+from posttrain.errors import DataError, did_you_mean
+
+REASONING_GYM = "reasoning_gym"
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def load_source(settings: SourceSettings, kind: str) -> Examples:
+    """The examples of one source. kind: "prompts", "demonstrations", "preferences" or "trajectories".
+
+    An example's id is "<source>#<row number, from 0>". Raises DataError, naming the file and line (or the row), for a
+    source that cannot be read, holds no usable row, or has a bad row where `settings.on_bad_row` is "error".
+    """
+    path = Path(settings.path).expanduser()
+    if settings.path == REASONING_GYM:
+        _reject(settings, "does not apply to reasoning_gym", name=None, split="train", revision=None)
+        defaults = {"prompt": "question", "completion": "answer"}
+        settings = settings.model_copy(update={"columns": {**defaults, **settings.columns}, "chat": True})
+        num_rows, row = reasoning_gym.rows(settings.config)
+        examples = _indexed(settings, kind, reasoning_gym.describe(settings.config), num_rows, row)
+    elif path.suffix in READERS or path.is_file():
+        _reject(settings, "applies to hub datasets, not to files", name=None, split="train", revision=None)
+        _reject(settings, "applies to reasoning_gym, not to files", config={})
+        examples = _local(settings, kind, path)
+    else:
+        _reject(settings, "applies to reasoning_gym, not to hub datasets", config={})
+        dataset = _hub(settings)
+        examples = _indexed(settings, kind, f"{settings.path}[{settings.split}]", len(dataset), dataset.__getitem__)
+    if not examples:
+        raise DataError(f"no usable rows in {examples.description}")
+    return examples
+
+
+def _local(settings: SourceSettings, kind: str, path: Path) -> Examples:
+    """A file's examples, all of them checked; reading stops at `settings.limit` of them."""
+    if not path.is_file():
+        siblings = [file.name for file in path.parent.glob("*") if file.suffix in READERS]
+        raise DataError(f"{path}: no such file; in {path.parent.resolve()}: {did_you_mean(path.name, siblings)}")
+    row_format = RowFormat.of(settings, kind)
+    found: list[Example] = []
+    problems = Problems(settings)
+    for number, row in enumerate(read_rows(path)):
+        try:
+            if row.problem is not None:
+                raise BadRowError(row.problem)
+            found.append(row_format.example(row.columns, f"{settings.path}#{number}"))
+        except BadRowError as error:
+            problems.add(row.place, error)
+        if len(found) == settings.limit:
+            break
+    return Examples(str(path), len(found), found.__getitem__, problems.count, problems.first)
+
+
+def _indexed(
+    settings: SourceSettings, kind: str, source: str, num_rows: int, row: Callable[[int], dict[str, Any]]
+) -> Examples:
+    """The examples of rows that are read by number: made on demand, all of them checked where bad ones are skipped."""
+    row_format = RowFormat.of(settings, kind)
+
+    limit = settings.limit or num_rows
+
+    def example(number: int) -> Example:
+        try:
+            return row_format.example(row(number), f"{source}#{number}")
+        except BadRowError as error:
+            raise _bad_row(f"{source}: row {number}", error) from error
+
+    if settings.on_bad_row == "error":
+        if num_rows:
+            example(0)
+        return Examples(source, min(num_rows, limit), example)
+    good: list[int] = []
+    problems = Problems(settings)
+    for number in range(num_rows):
+        try:
+            row_format.example(row(number), "")
+            good.append(number)
+        except BadRowError as error:
+            problems.add(f"{source}: row {number}", error)
+        if len(good) == limit:
+            break
+    return Examples(source, len(good), lambda index: example(good[index]), problems.count, problems.first)
+
+
+@dataclass
+class Problems:
+    """Bad rows so far: the first stops the load where the recipe says so, else they are counted."""
+
+    settings: SourceSettings
+    count: int = 0
+    first: str = ""
+
+    def add(self, place: str, error: BadRowError) -> None:
+        """Count a bad row. Raises DataError where `on_bad_row` is "error"."""
+        if self.settings.on_bad_row == "error":
+            raise _bad_row(place, error) from error
+        self.count += 1
+        self.first = self.first or f"{place}: {error}"
+
+
+def _hub(settings: SourceSettings) -> Sequence[dict[str, Any]]:
+    """A split of a hub dataset (or of a dataset in a local directory)."""
+    path, directory = settings.path, Path(settings.path).expanduser()
+    if not directory.is_dir() and not _HUB_ID.fullmatch(path):
+        raise DataError(f"{path}: no such file or directory, and not a hub dataset id ('owner/name')")
+    import datasets
+
+    offline = not directory.is_dir() and not hub_reachable()
+    cache = Path(datasets.config.HF_DATASETS_CACHE) / path.replace("/", "___")
+    if offline and not cache.is_dir():
+        raise DataError(
+            f"{path}: the Hugging Face Hub cannot be reached and its cache does not hold this dataset; give a local "
+            f"{', '.join(READERS)} file as path, or check the network (HF_ENDPOINT, HTTPS_PROXY, HF_HUB_OFFLINE)"
+        )
+    source = str(directory) if directory.is_dir() else path
+    try:
+        dataset: Sequence[dict[str, Any]] = datasets.load_dataset(
+            source, settings.name, split=settings.split, revision=settings.revision
+        )
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(f"{path} (name {settings.name}, split {settings.split}): cannot be loaded: {error}") from error
+    return dataset
+
+
+def _reject(settings: SourceSettings, why: str, **defaults: Any) -> None:
+    """Stop at a field that this source would ignore."""
+    for field, default in defaults.items():
+        value = getattr(settings, field)
+        if value != default:
+            raise DataError(f"{settings.path}: {field}: {value!r} {why}; leave it out")
+
+
+def _bad_row(place: str, error: BadRowError) -> DataError:
+    return DataError(f"{place}: {error} (on_bad_row: skip leaves bad rows out)")

@@ -1,0 +1,1 @@
+"""Benchmarks, their statistics, and the report of a run."""

@@ -1,0 +1,53 @@
+"""What a benchmark is: its items, how they are asked, and how the answers are graded.
+
+A file in `eval/` holds one function of its own name that returns a `Benchmark`; the function's keyword-only parameters
+are the benchmark's settings in recipes and on the command line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from posttrain.config.schema import Named, SourceSettings
+from posttrain.errors import RecipeError
+from posttrain.reward import RewardSpec
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Items, environment, rewards and sampling of one benchmark.
+
+    source: the prompts. rewards: as in a recipe; an item is solved where the outcome reward reaches 1.0. max_tokens:
+    of one completion. temperature 0 is greedy. samples: completions per item, more than one only where temperature is
+    above 0. RecipeError where a number is out of its range.
+    """
+
+    name: str
+    source: SourceSettings
+    rewards: tuple[RewardSpec, ...]
+    environment: Named = field(default_factory=lambda: Named(name="single_turn"))
+    max_tokens: int = 1024
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    samples: int = 1
+
+    def __post_init__(self) -> None:
+        self._require("max_tokens", self.max_tokens >= 1, "at least 1")
+        self._require("temperature", self.temperature >= 0, "at least 0 (0 is greedy)")
+        self._require("top_p", 0 < self.top_p <= 1, "above 0, at most 1")
+        self._require("top_k", self.top_k >= 0, "at least 0 (0 is off)")
+        self._require("samples", self.samples >= 1, "at least 1")
+        if self.samples > 1 and self.temperature == 0:
+            raise RecipeError(
+                f"benchmark {self.name}: samples is {self.samples} with temperature 0, which repeats one greedy "
+                "completion; set temperature above 0, or samples to 1"
+            )
+
+    def with_samples(self, samples: int | None) -> Benchmark:
+        """The same benchmark with this many completions per item; None leaves it as it is."""
+        return self if samples is None else replace(self, samples=samples)
+
+    def _require(self, name: str, holds: bool, allowed: str) -> None:
+        if not holds:
+            raise RecipeError(f"benchmark {self.name}: {name} is {getattr(self, name)}; allowed: {allowed}")

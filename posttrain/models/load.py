@@ -1,0 +1,154 @@
+"""The policy's model: loaded from the hub or a directory, or initialised from an architecture and a seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from posttrain.config.hub import hub_reachable
+from posttrain.config.schema import ModelSettings
+from posttrain.errors import RecipeError, UserError, did_you_mean
+from posttrain.models.architecture import architecture
+from posttrain.models.check import check_policy
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+ATTENTION = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3", "flash_attention_4")
+
+
+def check_model(settings: ModelSettings) -> None:
+    """Whether `load_model` can find what `settings` names, without loading weights.
+
+    RecipeError for a bad architecture; UserError for a directory or a hub id without a causal language model, and
+    where the hub cannot be reached.
+    """
+    if (settings.path is None) == (settings.config is None):
+        raise RecipeError("model: exactly one of path (a hub id or directory) and config (a new model) must be set")
+    if settings.attention is not None and settings.attention not in ATTENTION:
+        raise RecipeError(f"model.attention is {settings.attention!r}; {did_you_mean(settings.attention, ATTENTION)}")
+    if settings.config is not None:
+        architecture(settings.config)
+    else:
+        _model_class(settings, _stored_config(settings))
+
+
+def load_model(settings: ModelSettings, tokenizer: Any, seed: int) -> PreTrainedModel:
+    """The model in `settings.dtype` on the CPU, in eval mode, checked against `Policy` (see `models.check`).
+
+    A new model is initialised from `seed` alone, in float32, and then cast; the global random state is left as it
+    was. Its generation config ends at the tokenizer's eos (and at those it had). RecipeError, UserError as in
+    `check_model`, and for weights that are missing, unreadable or too few for the tokenizer.
+    """
+    check_model(settings)
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        model = _initialised(settings, tokenizer) if settings.config is not None else _stored(settings)
+    rows = model.get_input_embeddings().weight.shape[0]
+    if rows < len(tokenizer):
+        raise UserError(
+            f"model {settings.path!r} has embeddings for {rows} tokens, the tokenizer has {len(tokenizer)}; "
+            "allowed: a tokenizer with at most as many"
+        )
+    _set_special_tokens(model, tokenizer)
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    model.eval()
+    check_policy(model)
+    return model
+
+
+def _initialised(settings: ModelSettings, tokenizer: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    assert settings.config is not None
+    config = architecture(settings.config, tokenizer)
+    try:
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=settings.attention)
+    except (ValueError, ImportError, RuntimeError, ZeroDivisionError) as error:
+        raise RecipeError(f"model.config: cannot be built: {_first_line(error)}") from error
+    return model.to(getattr(torch, settings.dtype))
+
+
+def _stored(settings: ModelSettings) -> Any:
+    from safetensors import SafetensorError
+
+    place, revision = _place(settings)
+    try:
+        model, info = _model_class(settings, _stored_config(settings)).from_pretrained(
+            place,
+            revision=revision,
+            dtype=getattr(torch, settings.dtype),
+            attn_implementation=settings.attention,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"model.path {settings.path!r}: cannot be loaded: {_first_line(error)}") from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise UserError(
+            f"model.path {settings.path!r}: {len(missing)} weights are missing: {', '.join(missing[:5])}; "
+            f"allowed: a complete {type(model).__name__}"
+        )
+    return model
+
+
+def _stored_config(settings: ModelSettings) -> Any:
+    from transformers import AutoConfig
+
+    place, revision = _place(settings)
+    try:
+        return AutoConfig.from_pretrained(place, revision=revision)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"model.path {settings.path!r}: no readable config.json there: {_first_line(error)}; "
+            "allowed: a directory with a Hugging Face model, or a hub id as in Qwen/Qwen2.5-0.5B"
+        ) from error
+
+
+def _model_class(settings: ModelSettings, config: Any) -> Any:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UserError(
+            f"model.path {settings.path!r} has model_type {config.model_type!r}; allowed: a causal language model"
+        )
+    return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+
+
+def _place(settings: ModelSettings) -> tuple[str, str | None]:
+    """Where to load from, and the revision: a directory, a hub id, or the hub's cache where it cannot be reached."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    assert settings.path is not None
+    local = Path(settings.path).expanduser()
+    if local.is_dir():
+        return str(local), None
+    if local.exists() or settings.path.startswith((".", "/", "~")) or settings.path.count("/") > 1:
+        raise UserError(f"model.path {settings.path!r}: no such directory; allowed: a directory with config.json")
+    if hub_reachable():
+        return settings.path, settings.revision
+    try:
+        return snapshot_download(settings.path, revision=settings.revision, local_files_only=True), None
+    except (LocalEntryNotFoundError, HFValidationError) as error:
+        raise UserError(
+            f"model.path {settings.path!r}: no such directory here, the hub cannot be reached, and its cache does not "
+            "hold it; give a directory, or download it first: hf download " + settings.path
+        ) from error
+
+
+def _set_special_tokens(model: Any, tokenizer: Any) -> None:
+    """Make `generate` stop at the tokenizer's eos, and at whatever the model's own generation config names."""
+    generation = model.generation_config
+    had = generation.eos_token_id
+    eos = {*(had if isinstance(had, list | tuple) else [had]), tokenizer.eos_token_id} - {None}
+    generation.eos_token_id = sorted(eos) or None
+    if generation.pad_token_id is None:
+        generation.pad_token_id = tokenizer.pad_token_id
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

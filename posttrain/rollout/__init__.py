@@ -1,0 +1,1 @@
+"""Rollouts: engines sample completions, episodes are played against environments, and trajectories become sequences."""

@@ -1,0 +1,130 @@
+"""The generation loop over one batch: prompts are prefilled once each, then every row draws a token a step.
+
+Rows are padded on the left, so that the newest token of every row is in one column. Shapes: B rows, T tokens,
+V vocabulary.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicCache
+
+from posttrain.rollout.batching import chunks, distinct
+from posttrain.rollout.engine import Sampling
+from posttrain.rollout.kv_cache import BufferCache
+from posttrain.rollout.sampling import sample
+
+_PREFILL_TOKENS = 16_384  # padded prompt tokens in one forward pass; bounds activations and masks
+_DROP_SHARE = 0.25  # finished rows leave the batch when they are this share of it: a drop costs one copy of the cache
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What each row of a batch drew: token ids and logprobs [B][tokens]."""
+
+    token_ids: list[list[int]]
+    logprobs: list[list[float]]
+
+
+@torch.inference_mode()
+def decode(
+    model: PreTrainedModel,
+    prompts: Sequence[tuple[int, ...]],
+    limits: Sequence[int],
+    uniform: Tensor,
+    sampling: Sampling,
+) -> Drawn:
+    """Continue each prompt until a stop token or its limit. Prompts are sorted by length and not empty.
+
+    limits: tokens that each row may draw, at least 1. uniform [B, T]: each row's random numbers, T >= max(limits).
+    """
+    device, num_steps = model.device, max(limits)
+    widths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    width = int(widths[-1])
+    cache = BufferCache(len(prompts), width, num_steps)
+    logits = _prefill(model, prompts, cache)
+    stops = torch.zeros(logits.shape[-1], dtype=torch.bool, device=device)
+    stops[[token for token in sampling.stop_token_ids if token < len(stops)]] = True
+
+    uniform = uniform.to(device)
+    tokens = torch.zeros((len(prompts), num_steps), dtype=torch.long, device=device)
+    logprobs = torch.zeros((len(prompts), num_steps), device=device)
+    counts = torch.zeros(len(prompts), dtype=torch.long, device=device)
+    # One entry per row still in the batch:
+    rows = torch.arange(len(prompts), device=device)
+    limit = torch.tensor(limits, device=device)
+    running = torch.ones_like(rows, dtype=torch.bool)
+    mask = torch.arange(width + num_steps, device=device) >= width - widths[:, None]
+    padded = int(widths[0]) != width
+
+    for step in range(num_steps):
+        token, logprob = sample(logits, uniform[rows, step], sampling)
+        tokens[rows, step], logprobs[rows, step] = token, logprob
+        counts[rows] += running
+        running = running & ~stops[token] & (limit > step + 1)
+        num_running = int(running.sum())
+        if num_running == 0:
+            break
+        if num_running <= (1 - _DROP_SHARE) * len(rows):
+            kept = running.nonzero()[:, 0]
+            cache.keep(kept)
+            rows, limit, running, mask, token = (x[kept] for x in (rows, limit, running, mask, token))
+        logits = _forward(
+            model,
+            token[:, None],
+            mask[:, : width + step + 1] if padded else None,
+            (widths[rows] + step)[:, None],
+            cache,
+        )
+    lengths = counts.tolist()
+    return Drawn(
+        [row[:n] for row, n in zip(tokens.tolist(), lengths, strict=True)],
+        [row[:n] for row, n in zip(logprobs.tolist(), lengths, strict=True)],
+    )
+
+
+def _prefill(model: PreTrainedModel, prompts: Sequence[tuple[int, ...]], cache: BufferCache) -> Tensor:
+    """Fill the cache with the prompts, each distinct one computed once; the last position's logits [B, V]."""
+    device, found, start = model.device, [], 0
+    for chunk in chunks(distinct(prompts), _PREFILL_TOKENS):
+        width = len(chunk[-1][0])
+        ids = torch.tensor([(0,) * (width - len(prompt)) + prompt for prompt, _ in chunk], device=device)
+        widths = torch.tensor([len(prompt) for prompt, _ in chunk], device=device)
+        columns = torch.arange(width, device=device) - (width - widths[:, None])
+        padded = len(chunk[0][0]) != width
+        filled = DynamicCache()
+        logits = _forward(model, ids, columns >= 0 if padded else None, columns.clamp(min=0), filled)
+        repeats = torch.tensor([count for _, count in chunk], device=device)
+        rows = torch.repeat_interleave(torch.arange(len(chunk), device=device), repeats)
+        cache.fill(start, filled, rows)
+        found.append(logits[rows])
+        start += rows.numel()
+    return torch.cat(found)
+
+
+def _forward(model: PreTrainedModel, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: Any) -> Tensor:
+    """Logits [B, V] of the last column."""
+    output = model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        **_last_logits_only(type(model).forward),
+    )
+    logits: Tensor = output.logits[:, -1]
+    return logits
+
+
+@functools.cache
+def _last_logits_only(forward: Callable[..., Any]) -> dict[str, int]:
+    """The argument that spares the other columns' logits, where the model has it."""
+    return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(forward).parameters else {}

@@ -1,0 +1,117 @@
+"""Valid values that cannot work together, and settings that nothing would read."""
+
+import pytest
+
+from posttrain.config import load_recipe
+
+GRPO = """\
+model: owner/name
+algorithm: grpo
+prompts: rows.jsonl
+rewards: exact_match
+"""
+SFT = """\
+model: owner/name
+algorithm: sft
+demonstrations: rows.jsonl
+"""
+
+IMPOSSIBLE = [
+    (GRPO, "model=null", "model: null is not allowed"),
+    (GRPO, "model.path=null", "model: neither path nor config is set"),
+    (GRPO, "model.config={model_type: qwen3}", "model: both path and config are set"),
+    (GRPO, "model={config: {model_type: qwen3}}", "tokenizer.path: missing: model.config has no tokenizer"),
+    (GRPO, "rewards=[]", "rewards: missing: algorithm 'grpo' reads rewards"),
+    (GRPO, "rewards=[exact_match, exact_match]", "rewards: 'exact_match' is listed 2 times"),
+    (
+        GRPO,
+        "rewards=[{name: exact_match, outcome: true}, {name: shortness, outcome: true}]",
+        "rewards: exact_match and shortness are both `outcome: true`",
+    ),
+    (GRPO, "prompts=[]", "prompts: missing: algorithm 'grpo' samples rollouts"),
+    (GRPO, "rollout.group_size=1", "rollout.group_size: 1 is not allowed"),
+    (GRPO, "training.warmup_steps=200", "training.warmup_steps: 200 is not allowed: training.steps is 100"),
+    (SFT, "demonstrations=[]", "demonstrations: missing: algorithm 'sft' reads demonstrations"),
+    (GRPO, "prompts={path: reasoning_gym}", "prompts.0.config.dataset: missing"),
+    (GRPO, "model.path=a/b/c", "model.path: 'a/b/c' does not exist"),
+]
+
+UNUSED = [
+    (
+        GRPO,
+        "demonstrations=rows.jsonl",
+        "demonstrations: set, but nothing would read it: rollouts start from `prompts`",
+    ),
+    (GRPO, "preferences=rows.jsonl", "preferences: set, but nothing would read it: no term of algorithm 'grpo'"),
+    (GRPO, "trajectories=rows.jsonl", "trajectories: set"),
+    (GRPO, "training.demonstrations_per_step=4", "training.demonstrations_per_step: set"),
+    (GRPO, "tracking.project=mine", "tracking.project: set, but nothing would read it: tracking.trackers is empty"),
+    (GRPO, "prompts.0.config.size=3", "prompts.0.config: set, but nothing would read it"),
+    (SFT, "prompts=rows.jsonl", "prompts: set, but nothing would read it: algorithm 'sft' samples no rollouts"),
+    (SFT, "rewards=exact_match", "rewards: set"),
+    (GRPO, "training.max_length=64", "training.max_length: set, but nothing would read it: it cuts data"),
+    (GRPO, "model={config: {model_type: qwen3}, revision: main}\ntokenizer=characters", "model.revision: set"),
+    (SFT, "environment=arena", "environment: set"),
+    (SFT, "rollout.temperature=1", "rollout.temperature: set"),
+    (SFT, "rollout.dtype=float32", "rollout.dtype: set"),
+    (SFT, "tracking.groups_per_step=1", "tracking.groups_per_step: set"),
+]
+
+
+@pytest.mark.parametrize(("recipe", "override", "expected"), [*IMPOSSIBLE, *UNUSED])
+def test_what_cannot_work_or_is_not_read_is_said(message, recipe, override, expected):
+    found = message(recipe, override.splitlines())
+    assert expected in found
+    assert len(found.splitlines()) == 1, found
+
+
+def test_grpo_takes_its_prompts_from_demonstrations(folder):
+    (folder / "recipe.yaml").write_text(GRPO.replace("prompts", "demonstrations"))
+    assert load_recipe("recipe.yaml").recipe.prompts == []
+
+
+def test_hpt_with_prompts_of_their_own_never_imitates(message):
+    text = GRPO.replace("grpo", "hpt") + "demonstrations: rows.jsonl\n"
+    assert "prompts: algorithm 'hpt' imitates the demonstration of the prompt it has sampled" in message(text)
+
+
+def test_a_gate_that_no_group_passes(message):
+    text = SFT.replace("sft", "{name: hpt, gate: 8}") + "rewards: exact_match\n"
+    assert "algorithm.gate: 8 is not allowed" in message(text)
+
+
+def test_a_mixture_needs_to_know_how_many_demonstrations(message, folder):
+    (folder / "algorithms").mkdir()
+    (folder / "algorithms" / "blend.py").write_text(
+        "from posttrain.estimator import Algorithm, PolicyTerm, Source\n"
+        "def blend():\n"
+        "    terms = (PolicyTerm(Source.ROLLOUTS), PolicyTerm(Source.DEMONSTRATIONS, name='imitation'))\n"
+        "    return Algorithm('blend', terms)\n"
+    )
+    text = GRPO.replace("grpo", "blend") + "demonstrations: rows.jsonl\n"
+    assert "training.demonstrations_per_step: 0 is not allowed" in message(text)
+    assert load_recipe("recipe.yaml", ["training.demonstrations_per_step=4"])
+
+
+def test_an_evaluation_reads_the_engines_settings_only(message):
+    overrides = ["evaluation=held_out", "rollout.dtype=float32", "rollout.temperature=0.5"]
+    found = message(SFT, overrides)
+    assert found.startswith("command line: rollout.temperature=0.5: rollout.temperature: set")
+    assert len(found.splitlines()) == 1
+
+
+def test_mixed_precision_of_half_weights(message):
+    overrides = ["model.dtype=bfloat16", "training.mixed_precision=bf16"]
+    assert "training.mixed_precision: 'bf16' is not allowed: it keeps float32 weights" in message(GRPO, overrides)
+
+
+def test_a_tracker_that_is_not_installed(message, monkeypatch):
+    import importlib.util
+
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "wandb" else found(name, *rest)
+    )
+    assert "'wandb' needs the package 'wandb', which is not installed: pip install" in message(
+        GRPO, ["tracking.trackers=[wandb]"]
+    )

@@ -1,0 +1,108 @@
+"""Contract of every benchmark: it builds, its items load, gold answers are graded 1.0 and garbage 0.0."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from posttrain import catalog
+from posttrain.data.examples import Example
+from posttrain.evaluation.benchmark import Benchmark
+from posttrain.evaluation.runner import load_items, make_grader
+from posttrain.trajectory import StopReason, Trajectory, Turn
+
+
+@dataclass(frozen=True)
+class Case:
+    """How one benchmark is tried without a network. rows: of a local file, given to its setting `data`."""
+
+    gold: Callable[[Example], str]
+    settings: dict[str, Any] = field(default_factory=dict)
+    rows: tuple[dict[str, Any], ...] = ()
+
+
+CASES = {
+    "gsm8k": Case(
+        gold=lambda item: str(item.columns["answer"]),
+        rows=(
+            {"question": "Two and two?", "answer": "2 + 2 = <<2+2=4>>4\n#### 4"},
+            {"question": "A thousand and one?", "answer": "#### 1,001"},
+        ),
+    ),
+    "math500": Case(
+        gold=lambda item: f"So the answer is $\\boxed{{{item.columns['answer']}}}$.",
+        rows=(
+            {"problem": "Half of one?", "answer": "\\frac{1}{2}"},
+            {"problem": "Where is it?", "answer": "\\left( 3, \\frac{\\pi}{2} \\right)"},
+            {"problem": "What is $x + x$?", "answer": "2x"},
+        ),
+    ),
+    "reasoning_gym": Case(
+        gold=lambda item: f"<answer>{item.columns['answer']}</answer>",
+        settings={"dataset": "chain_sum", "size": 4, "config": {"min_terms": 2, "max_terms": 3}},
+    ),
+}
+NAMES = [member.name for member in catalog.members("eval")]
+
+
+@pytest.fixture(params=NAMES)
+def case(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Case, Benchmark]:
+    name = request.param
+    assert name in CASES, f"eval/{name}.py is new: add a case to {Path(__file__).name}"
+    case, settings = CASES[name], dict(CASES[name].settings)
+    if case.rows:
+        data = tmp_path / "items.jsonl"
+        data.write_text("".join(json.dumps(row) + "\n" for row in case.rows))
+        settings["data"] = str(data)
+    return case, catalog.build("eval", name, settings)
+
+
+def _answered(item: Example, text: str) -> Trajectory:
+    turn = Turn((), (), (), StopReason.STOP, policy_version=0, text=text)
+    return Trajectory(item.id, 0, item.prompt, item.columns, turns=(turn,))
+
+
+def test_gold_answers_are_graded_full_and_garbage_zero(case: tuple[Case, Benchmark]) -> None:
+    how, benchmark = case
+    items = load_items(benchmark)
+    gold = [_answered(item, how.gold(item)) for item in items]
+    garbage = [_answered(item, text) for item in items for text in ("", "no idea", "\\boxed{", "<answer>")]
+    with make_grader(benchmark, workers=1) as grader:
+        grader.check_columns(items[0].columns)
+        grader.grade([*gold, *garbage])
+    assert [one.reward for one in gold] == [1.0] * len(items), [one.error for one in gold]
+    assert all(one.solved for one in gold)
+    assert [one.reward for one in garbage] == [0.0] * len(garbage), [one.error for one in garbage]
+
+
+def test_items_are_asked_and_limited(case: tuple[Case, Benchmark]) -> None:
+    _, benchmark = case
+    (item,) = load_items(benchmark, limit=1)
+    assert not isinstance(item.prompt, str)
+    assert item.prompt[-1]["role"] == "user"
+    assert item.id == load_items(benchmark)[0].id
+
+
+def test_every_benchmark_takes_the_sampling_settings() -> None:
+    for name in NAMES:
+        settings = {"temperature": 0.6, "top_p": 0.95, "max_tokens": 77}
+        benchmark = catalog.build("eval", name, CASES[name].settings | settings)
+        assert {key: getattr(benchmark, key) for key in settings} == settings
+
+
+def test_math500_names_its_column(tmp_path: Path) -> None:
+    data = tmp_path / "items.json"
+    data.write_text(json.dumps([{"prompt": "Half of one?", "answer": "1/2"}]))
+    benchmark = catalog.build("eval", "math500", {"data": str(data), "problem": "prompt"})
+    (item,) = load_items(benchmark)
+    assert item.prompt[0]["content"].startswith("Half of one?\nPlease reason")
+
+
+def test_reasoning_gym_problems_are_far_from_training_seeds() -> None:
+    settings = catalog.check("eval", "reasoning_gym", {"dataset": "chain_sum"})
+    assert settings["seed"] > 10**8

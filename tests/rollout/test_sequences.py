@@ -1,0 +1,53 @@
+"""Trajectories as training sequences."""
+
+from __future__ import annotations
+
+from posttrain.batch import Source, TokenBatch
+from posttrain.rollout.sequences import rollout_sequences
+from posttrain.trajectory import StopReason, Trajectory, Turn
+
+
+def turn(prompt: tuple[int, ...], completion: tuple[int, ...]) -> Turn:
+    logprobs = tuple(-token / 10 for token in completion)
+    return Turn(prompt, completion, logprobs, StopReason.STOP, policy_version=3, text="")
+
+
+def trajectory(*turns: Turn, reward: float | None = 0.5, solved: bool | None = False) -> Trajectory:
+    return Trajectory("id", 0, "p", {}, turns=turns, temperature=0.8, reward=reward, solved=solved)
+
+
+def test_one_turn() -> None:
+    (found,) = rollout_sequences(trajectory(turn((1, 2), (3, 4)), reward=1.0, solved=True), group=6)
+    assert found.token_ids == (1, 2, 3, 4)
+    assert found.action_mask == (False, False, True, True)
+    assert found.behavior_logprobs == (-0.3, -0.4)
+    assert (found.source, found.group, found.pair) == (Source.ROLLOUTS, 6, -1)
+    assert (found.reward, found.solved, found.temperature, found.weight) == (1.0, True, 0.8, 1.0)
+
+
+def test_turns_that_continue_each_other_are_one_sequence() -> None:
+    (found,) = rollout_sequences(trajectory(turn((1, 2), (3, 4)), turn((1, 2, 3, 4, 5), (6,))), 0)
+    assert found.token_ids == (1, 2, 3, 4, 5, 6)
+    assert found.action_mask == (False, False, True, True, False, True)
+    assert found.behavior_logprobs == (-0.3, -0.4, -0.6)
+
+
+def test_a_turn_whose_prompt_rewrites_earlier_ones_begins_a_new_sequence() -> None:
+    turns = (turn((1, 2), (3, 4)), turn((1, 2, 4, 5), (6,)), turn((1, 2, 4, 5, 6, 7), (8, 9)))
+    first, second = rollout_sequences(trajectory(*turns), 0)
+    assert first.token_ids == (1, 2, 3, 4)
+    assert second.token_ids == (1, 2, 4, 5, 6, 7, 8, 9)
+    assert second.action_mask == (False, False, False, False, True, False, True, True)
+    assert first.num_actions + second.num_actions == 5
+    assert second.behavior_logprobs == (-0.6, -0.8, -0.9)
+
+
+def test_a_shorter_prompt_begins_a_new_sequence() -> None:
+    assert len(rollout_sequences(trajectory(turn((1, 2), (3, 4)), turn((1, 2, 3), (4,))), 0)) == 2
+
+
+def test_ungraded_and_empty_trajectories() -> None:
+    (found,) = rollout_sequences(trajectory(turn((1,), (2,)), reward=None, solved=None), 0)
+    assert found.reward is None and found.solved is False
+    assert not TokenBatch.from_sequences([found]).graded.any()
+    assert rollout_sequences(trajectory(), 0) == []
