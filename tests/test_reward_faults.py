@@ -24,6 +24,8 @@ from posttrain.trajectory import StopReason, Trajectory, Turn
 FAULTY = '''
 import os, signal, sys, time
 
+leaked = []
+
 def faulty(completion):
     """The number that the completion is, or the fault that it names."""
     match completion.split():
@@ -49,6 +51,8 @@ def faulty(completion):
         case ["silence"]:
             os.closerange(3, 100)
             time.sleep(1000)
+        case ["leak"]:
+            leaked.append(b"x" * (40 << 20))
         case ["wait", seconds]:
             time.sleep(float(seconds))
     return float(completion) if completion[0].isdigit() else 1.0
@@ -137,6 +141,19 @@ def test_slow_but_legal_calls_survive(grader: Grader) -> None:
     trajectories = [played("wait 0.2") for _ in range(20)]
     grader.grade(trajectories)
     assert [t.reward for t in trajectories] == [1.0] * 20
+
+
+def test_workers_are_kept_unless_they_have_grown(grader: Grader) -> None:
+    grader.grade([played("1") for _ in range(10)])
+    workers = children(os.getpid())
+    grader.grade([played("1") for _ in range(1000)])
+    assert children(os.getpid()) == workers
+    trajectories = [played("leak") for _ in range(20)]
+    grader.grade(trajectories)
+    assert [t.reward for t in trajectories] == [1.0] * 20
+    grader.grade([played("1") for _ in range(100)])
+    assert not set(children(os.getpid())) & set(workers)
+    assert not grader.failures
 
 
 def test_a_worker_killed_while_idle_costs_nothing(grader: Grader) -> None:

@@ -76,8 +76,9 @@ class SourceSettings(Closed):
 
     path: a hub dataset id, a local .jsonl/.json/.csv/.parquet file, or `reasoning_gym`. name, split, revision: the
     hub's. config: settings of a reasoning-gym dataset (`dataset: chain_sum, size: 1000, seed: 1, ...`). columns: our
-    name -> the file's name. template: a format string over the row's columns that makes the prompt. system: a system
-    message in front. chat: plain text becomes a conversation. weight: share in the mixture. on_bad_row: stop or skip.
+    name -> the file's name, "column.key" within an object. template: a format string over the row's columns that makes
+    the prompt. system: a system message in front, or "" to drop the row's own. chat: plain text becomes a conversation.
+    weight: share in the mixture. on_bad_row: stop or skip.
     """
 
     path: str

@@ -32,8 +32,7 @@ class Example:
 class Examples(Sequence[Example]):
     """The usable rows of one source: `read(i)` makes the i-th of `num_examples`, when it is asked for.
 
-    num_skipped: bad rows that were left out. first_problem: what was wrong with the first of them. description: the
-    source and its counts, for the user.
+    num_skipped: bad rows that were left out. first_problem: what was wrong with the first of them.
     """
 
     source: str
@@ -44,9 +43,8 @@ class Examples(Sequence[Example]):
 
     @property
     def description(self) -> str:
-        """For example "train.jsonl: 1000 examples, 3 bad rows skipped (the first: train.jsonl:7: not JSON: ...)"."""
-        first = f" (the first: {self.first_problem})" if self.num_skipped else ""
-        return f"{self.source}: {self.num_examples} examples, {self.num_skipped} bad rows skipped{first}"
+        """The source, and what was wrong with the first bad row that was left out."""
+        return f"{self.source} (first bad row: {self.first_problem})" if self.num_skipped else self.source
 
     def __len__(self) -> int:
         return self.num_examples

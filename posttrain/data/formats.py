@@ -51,9 +51,7 @@ class RowFormat:
         """The row as an example. Raises BadRowError."""
         columns = dict(row)
         for ours, theirs in self.settings.columns.items():
-            if theirs not in row:
-                raise BadRowError(f"no column '{theirs}' (columns.{ours}), {did_you_mean(theirs, row)}")
-            columns[ours] = row[theirs]
+            columns[ours] = _column(row, ours, theirs)
         if self.template is not None:
             columns["prompt"] = fill(self.template, columns)
         parts = KINDS[self.kind](columns)
@@ -69,16 +67,30 @@ class RowFormat:
     ) -> tuple[Prompt, dict[str, Completion | None]]:
         """Prompt and sides as all text or all conversations, with the recipe's system message."""
         plain = all(side is None or isinstance(side, str) for side in (prompt, *sides.values()))
-        if plain and not self.settings.chat and self.settings.system is None:
+        if plain and not self.settings.chat and not self.settings.system:
             return prompt, sides
         if prompt == "":
             raise BadRowError("the row has no prompt, so `chat` and `system` cannot make a conversation of it")
         messages: tuple[Message, ...] = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else prompt
-        if self.settings.system is not None:
-            if messages and messages[0]["role"] == "system":
+        own = messages[:1] if messages and messages[0]["role"] == "system" else ()
+        if self.settings.system == "":
+            messages = messages[len(own) :]
+        elif self.settings.system is not None:
+            if own:
                 raise BadRowError("the row has a system message already; leave `system` out of the recipe")
             messages = ({"role": "system", "content": self.settings.system}, *messages)
         return messages, {name: _assistant(side) for name, side in sides.items()}
+
+
+def _column(row: Mapping[str, Any], ours: str, theirs: str) -> Any:
+    """The value of a column, or of "column.key" within one. Raises BadRowError."""
+    value: Any = row
+    for key in [theirs] if theirs in row else theirs.split("."):
+        if not isinstance(value, Mapping) or key not in value:
+            names = value if isinstance(value, Mapping) else row
+            raise BadRowError(f"no column '{theirs}' (columns.{ours}), {did_you_mean(key, names)}")
+        value = value[key]
+    return value
 
 
 def parse_template(template: str) -> Template:

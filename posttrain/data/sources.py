@@ -47,7 +47,7 @@ def load_source(settings: SourceSettings, kind: str) -> Examples:
         dataset = _hub(settings)
         examples = _indexed(settings, kind, f"{settings.path}[{settings.split}]", len(dataset), dataset.__getitem__)
     if not examples:
-        raise DataError(f"no usable rows in {examples.description}")
+        raise DataError(f"no usable rows in {examples.description}; {examples.num_skipped} bad rows")
     return examples
 
 

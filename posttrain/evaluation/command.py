@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -23,6 +24,7 @@ from posttrain.evaluation.evaluation import Evaluation
 from posttrain.evaluation.runner import evaluate, load_items, make_grader
 
 ENGINES = ("transformers",)
+_PLAIN_WIDTH = 200
 
 
 def run_evaluations(
@@ -50,7 +52,6 @@ def run_evaluations(
     benchmarks = _benchmarks(names, settings, data, samples)
     items = [list(load_items(benchmark, limit)) for benchmark in benchmarks]
     sampler, tokenizer, stop_ids = _load(model, seed)
-    console = Console(file=sys.stdout, highlight=False)
     results = []
     for benchmark, rows in zip(benchmarks, items, strict=True):
         with make_grader(benchmark) as grader, _progress(benchmark.name) as on_progress:
@@ -65,7 +66,8 @@ def run_evaluations(
                 on_progress=on_progress,
             )
         results.append(result)
-    console.print(_table(results), soft_wrap=not console.is_terminal)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
+    console.print(_table(results))
     for result in results:
         if result.num_ungraded:
             console.print(
@@ -123,24 +125,22 @@ def _progress(name: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _table(results: Sequence[Evaluation]) -> Table:
+    most = max(result.samples for result in results)
+    heads = ["benchmark", "n", "pass rate", "95 % interval", *([f"pass@{most}"] if most > 1 else [])]
     table = Table(box=None, pad_edge=False)
-    pass_at = sorted({k for result in results for k in result.pass_at if k > 1})
-    table.add_column("benchmark")
-    heads = ["n", "samples", "pass rate", "95 % interval", *(f"pass@{k}" for k in pass_at)]
-    for head in [*heads, "ungraded", "truncated", "tokens/s", "seconds"]:
-        table.add_column(head, justify="right", no_wrap=True)
+    for head in [*heads, "ungraded", "cut off", "seconds"]:
+        is_name = head == "benchmark"
+        table.add_column(head, justify="left" if is_name else "right", overflow="fold", no_wrap=not is_name)
     for result in results:
         low, high = result.interval
         table.add_row(
-            result.benchmark,
-            str(result.n),
-            str(result.samples),
+            escape(result.benchmark),
+            str(result.n) if result.samples == 1 else f"{result.n} x {result.samples}",
             f"{result.pass_rate:.1%}",
-            f"{low:.1%} to {high:.1%}",
-            *(f"{result.pass_at[k]:.1%}" if k in result.pass_at else "" for k in pass_at),
+            f"{low:.1%}-{high:.1%}",
+            *([f"{result.pass_at[most]:.1%}" if most in result.pass_at else ""] if most > 1 else []),
             str(result.num_ungraded),
             str(result.num_truncated),
-            f"{result.num_tokens / result.seconds:,.0f}",
             f"{result.seconds:.1f}",
         )
     return table

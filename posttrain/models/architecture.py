@@ -11,6 +11,16 @@ from posttrain.errors import RecipeError, did_you_mean
 
 _LEGACY = ("rope_theta", "rope_scaling")
 _SET_ELSEWHERE = {"dtype": "model.dtype", "torch_dtype": "model.dtype", "attn_implementation": "model.attention"}
+_POSITIVE = {
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+}
 _NOT_SETTINGS = {
     "transformers_version",
     "architectures",
@@ -29,6 +39,8 @@ def architecture(fields: Mapping[str, Any], tokenizer: Any = None) -> Any:
     given. RecipeError on an unknown type or field, a value that the config class refuses, and a vocabulary smaller
     than the tokenizer's.
     """
+    from huggingface_hub.errors import StrictDataclassError
+
     values = dict(fields)
     config_class = _config_class(values.pop("model_type", None))
     allowed = {field.name for field in dataclasses.fields(config_class)} | set(config_class.attribute_map)
@@ -38,11 +50,13 @@ def architecture(fields: Mapping[str, Any], tokenizer: Any = None) -> Any:
             raise RecipeError(f"model.config.{name} (set to {value!r}): write it as {_SET_ELSEWHERE[name]}")
         if name not in allowed:
             raise RecipeError(f"model.config.{name}: unknown key (set to {value!r}); {did_you_mean(name, allowed)}")
+        if name in _POSITIVE and isinstance(value, int | float) and value < 1:
+            raise RecipeError(f"model.config.{name} is {value!r}; allowed: at least 1")
     if tokenizer is not None:
         values = _of_tokenizer(tokenizer) | values
     try:
         config = config_class(**values)
-    except (TypeError, ValueError, AttributeError, KeyError) as error:
+    except (StrictDataclassError, TypeError, ValueError, AttributeError, KeyError) as error:
         raise RecipeError(f"model.config: {config_class.__name__} refuses it: {_one_line(error)}") from error
     if tokenizer is not None and config.vocab_size < len(tokenizer):
         raise RecipeError(
@@ -75,4 +89,4 @@ def _of_tokenizer(tokenizer: Any) -> dict[str, Any]:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return " ".join(str(error.__cause__ or error).split()) or type(error).__name__

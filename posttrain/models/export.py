@@ -21,6 +21,9 @@ def save_model(model: Any, tokenizer: Any, directory: Path | str) -> Path:
         written = work / "new"
         model.save_pretrained(written)
         tokenizer.save_pretrained(written)
+        mode = (written / "config.json").stat().st_mode
+        for file in written.iterdir():  # weights come out readable by their owner only
+            file.chmod(mode)
         if directory.exists():
             directory.rename(work / "old")
         written.rename(directory)

@@ -44,7 +44,7 @@ def load_model(settings: ModelSettings, tokenizer: Any, seed: int) -> PreTrained
     """
     check_model(settings)
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         model = _initialised(settings, tokenizer) if settings.config is not None else _stored(settings)
     rows = model.get_input_embeddings().weight.shape[0]
     if rows < len(tokenizer):
@@ -52,7 +52,7 @@ def load_model(settings: ModelSettings, tokenizer: Any, seed: int) -> PreTrained
             f"model {settings.path!r} has embeddings for {rows} tokens, the tokenizer has {len(tokenizer)}; "
             "allowed: a tokenizer with at most as many"
         )
-    _set_special_tokens(model, tokenizer)
+    _set_generation(model, tokenizer)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     model.eval()
@@ -67,8 +67,8 @@ def _initialised(settings: ModelSettings, tokenizer: Any) -> Any:
     config = architecture(settings.config, tokenizer)
     try:
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=settings.attention)
-    except (ValueError, ImportError, RuntimeError, ZeroDivisionError) as error:
-        raise RecipeError(f"model.config: cannot be built: {_first_line(error)}") from error
+    except (ValueError, ImportError, RuntimeError, TypeError, KeyError, ZeroDivisionError) as error:
+        raise RecipeError(f"model.config: cannot be built: {type(error).__name__}: {_first_line(error)}") from error
     return model.to(getattr(torch, settings.dtype))
 
 
@@ -140,14 +140,18 @@ def _place(settings: ModelSettings) -> tuple[str, str | None]:
         ) from error
 
 
-def _set_special_tokens(model: Any, tokenizer: Any) -> None:
-    """Make `generate` stop at the tokenizer's eos, and at whatever the model's own generation config names."""
+def _set_generation(model: Any, tokenizer: Any) -> None:
+    """Make `generate` stop at the tokenizer's eos and at whatever the model's own generation config names."""
     generation = model.generation_config
     had = generation.eos_token_id
-    eos = {*(had if isinstance(had, list | tuple) else [had]), tokenizer.eos_token_id} - {None}
-    generation.eos_token_id = sorted(eos) or None
+    eos = sorted({*(had if isinstance(had, list | tuple) else [had]), tokenizer.eos_token_id} - {None})
+    generation.eos_token_id = eos[0] if len(eos) == 1 else eos or None
     if generation.pad_token_id is None:
         generation.pad_token_id = tokenizer.pad_token_id
+    try:
+        generation.validate(strict=True)
+    except ValueError:  # a temperature without do_sample, as some published configs have it, could not be saved
+        generation.do_sample = True
 
 
 def _first_line(error: Exception) -> str:

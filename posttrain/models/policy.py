@@ -51,7 +51,7 @@ class Policy(nn.Module):
         self.shape = logit_shape(model.config)
 
     def forward(self, rows: PolicyRows) -> TokenLogprobs:
-        """Logprobs and entropies [A] of softmax(logits / temperature), in nats; float32, or float64 for such a model."""
+        """Logprobs and entropies [A] of softmax(logits / temperature), in nats; float32, or float64 as the model is."""
         output = self.model.get_decoder()(input_ids=rows.input_ids, use_cache=False)
         hidden = output.last_hidden_state.flatten(0, 1).index_select(0, rows.predictor_index)
         head = self.model.get_output_embeddings()

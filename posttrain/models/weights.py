@@ -24,5 +24,5 @@ def digest(model: Any) -> str:
     found = hashlib.sha256()
     for name, tensor in named_weights(model):
         found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        found.update(tensor.contiguous().cpu().flatten().view(torch.uint8).numpy())
+        found.update(tensor.contiguous().cpu().flatten().view(torch.uint8).numpy().data)
     return found.hexdigest()

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from posttrain import catalog
@@ -120,7 +121,7 @@ def _serve(pipe: Connection[Any, Any], rewards: Sequence[Reward], setup: Setup) 
         outcome = _call(rewards[index], inputs)
         signal.setitimer(signal.ITIMER_REAL, 0)
         pipe.send(outcome)
-        if _peak_bytes() > setup.memory_bytes / 2:
+        if _resident_bytes() > setup.memory_bytes / 2:
             pipe.send(Leaving())
             return False
     return True
@@ -150,7 +151,8 @@ def _one_line(error: BaseException) -> str:
     return (f"{name}: {text}" if text else name)[:MESSAGE_CHARACTERS]
 
 
-def _peak_bytes() -> int:
-    """The largest memory this process has used (Linux counts in KiB, macOS in bytes)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+def _resident_bytes() -> int:
+    """Memory held now, where a limit is kept (rusage would tell the parent's peak, which exec hands on)."""
+    if sys.platform != "linux":
+        return 0
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

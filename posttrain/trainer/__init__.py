@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -28,8 +29,7 @@ def train(loaded: LoadedRecipe, output: Path, *, resume: bool = False) -> signal
     from posttrain.trainer.tracker import forget_after
 
     with ExitStack() as stack:
-        console = Console(highlight=False, soft_wrap=True)
-        loop = build(loaded.recipe, output, stack, say=console.print)
+        loop = build(loaded.recipe, output, stack, say=partial(Console(highlight=False).print, soft_wrap=True))
         main = loop.accelerator.is_main_process
         if main:
             objective = render(loop.updater.algorithm, loaded.recipe, "text")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,16 @@ def make_accelerator(training: TrainingSettings, tracking: TrackingSettings, out
     from accelerate import Accelerator, InitProcessGroupKwargs
     from accelerate.utils import ProjectConfiguration
 
-    handlers = [] if torch.cuda.is_available() else [InitProcessGroupKwargs(backend="gloo")]
+    # Every checkpoint of a model with tied weights would say so.
+    logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    on_cpu = launched > 1 and not torch.cuda.is_available()
     accelerator = Accelerator(
         mixed_precision=training.mixed_precision,
-        log_with=list(tracking.trackers),
+        log_with=list(tracking.trackers) or None,
         project_config=ProjectConfiguration(project_dir=str(output), logging_dir=str(output / "trackers")),
-        kwargs_handlers=handlers,
+        kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if on_cpu else [],
     )
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != launched:
         raise RunError(f"{launched} ranks were launched but this one sees {accelerator.num_processes}")
     return accelerator

@@ -8,15 +8,14 @@ from collections.abc import Sequence
 from posttrain import catalog
 from posttrain.algorithms import load
 from posttrain.batch import Source
-from posttrain.config import Recipe
-from posttrain.config.load import load_recipe
+from posttrain.config import Recipe, load_recipe, parse_settings
 from posttrain.estimator import Algorithm, objective
 
 
 def explain(name: str, overrides: Sequence[str], format: str) -> str:
     """The objective of an algorithm, or of a recipe with its data and sizes, as text, json or latex."""
     if name in {member.name for member in catalog.members("algorithms")}:
-        settings = dict(override.split("=", 1) for override in overrides)
+        settings = parse_settings(overrides)
         return render(load(name, **settings), None, format)
     recipe = load_recipe(name, overrides).recipe
     return render(load(recipe.algorithm.name, **recipe.algorithm.settings), recipe, format)
@@ -29,7 +28,7 @@ def render(algorithm: Algorithm, recipe: Recipe | None, format: str) -> str:
     plan = {} if recipe is None else describe(recipe, algorithm)
     if format == "json":
         return json.dumps(objective.as_dict(algorithm) | plan, indent=2)
-    lines = [objective.as_text(algorithm), ""] + [f"{name:<12}{value}" for name, value in plan.items()]
+    lines = [objective.as_text(algorithm), ""] + [f"{name:<16}{value}" for name, value in plan.items()]
     return "\n".join(lines).rstrip()
 
 

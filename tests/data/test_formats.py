@@ -74,6 +74,20 @@ def test_columns_template_system_and_chat() -> None:
     assert example("prompts", {"prompt": "one"}, system="S").prompt[0] == {"role": "system", "content": "S"}
 
 
+def test_columns_inside_objects_and_a_dropped_system_message() -> None:
+    row = {
+        "prompt": [{"role": "system", "content": "be terse"}, U],
+        "target": [A],
+        "reward_model": {"ground_truth": "2"},
+    }
+    columns = {"completion": "target", "answer": "reward_model.ground_truth"}
+    kept = example("demonstrations", row, columns=columns)
+    assert (kept.prompt, kept.completion, kept.columns["answer"]) == (tuple(row["prompt"]), (A,), "2")
+    assert example("demonstrations", row, columns=columns, system="").prompt == (U,)
+    with pytest.raises(BadRowError, match="did you mean 'ground_truth'"):
+        example("demonstrations", row, columns={**columns, "answer": "reward_model.ground_thruth"})
+
+
 @pytest.mark.parametrize(
     ("kind", "row", "settings", "reason"),
     [

@@ -52,7 +52,7 @@ def test_every_kind_of_file(tmp_path: Path, name: str) -> None:
     assert examples[1].id == f"{path}#1"
     assert str(examples[3].columns["n"]) == "3"
     assert [example.prompt for example in examples[1:3]] == ["question 1", "question 2"]
-    assert examples.description == f"{path}: 5 examples, 0 bad rows skipped"
+    assert examples.description == str(path)
     with pytest.raises(IndexError):
         examples[5]
 
@@ -115,7 +115,7 @@ def test_files_that_cannot_be_parsed(tmp_path: Path) -> None:
         ("f.csv", 'a,b\n"1"x,2\n', r"f\.csv:2: not CSV"),
         ("g.parquet", "no", r"g\.parquet: not a Parquet file"),
         ("h.txt", "no", r"h\.txt: unknown kind of file '\.txt'"),
-        ("i.jsonl", "\n\n", r"no usable rows in .*i\.jsonl: 0 examples"),
+        ("i.jsonl", "\n\n", r"no usable rows in .*i\.jsonl; 0 bad rows"),
     ]:
         (tmp_path / name).write_text(content)
         with pytest.raises(DataError, match=message):

@@ -44,8 +44,8 @@ def test_table_and_json(model: str, tmp_path: Path, capsys: pytest.CaptureFixtur
     file = tmp_path / "results.json"
     (result,) = run_evaluations(["reasoning_gym"], CHAIN_SUM, model=model, limit=5, json_file=file)
     head, row = capsys.readouterr().out.splitlines()
-    assert head.split()[:3] == ["benchmark", "n", "samples"]
-    assert row.split()[:4] == ["reasoning_gym/chain_sum", "5", "1", f"{result.pass_rate:.1%}"]
+    assert head.split()[:4] == ["benchmark", "n", "pass", "rate"]
+    assert row.split()[:3] == ["reasoning_gym/chain_sum", "5", f"{result.pass_rate:.1%}"]
     content = json.loads(file.read_text())
     assert content["model"] == model
     (stored,) = content["evaluations"]

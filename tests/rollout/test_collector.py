@@ -131,18 +131,23 @@ def test_draws_depend_on_the_seed_and_the_example_alone(engine: TransformersEngi
     assert sampled([once]) == sampled(together[:1]) != sampled([again])
 
 
-def test_several_turns_are_one_sequence(engine: TransformersEngine) -> None:
-    environment = Dialogue(num_turns=3)
-    (group,) = collector(engine, environment).collect(chat("7"), 5, seed=1)
+def test_turns_are_one_sequence_where_their_text_renders_to_what_was_sampled(engine: TransformersEngine) -> None:
+    environment, special = Dialogue(num_turns=3), set(TOKENIZER.all_special_ids) - SAMPLING.stop_token_ids
+    (group,) = collector(engine, environment).collect(chat("7"), 12, seed=1)
     assert environment.num_open == 0
+    num_sequences = []
     for trajectory in group.trajectories:
         assert len(trajectory.turns) == 3
-        (sequence,) = rollout_sequences(trajectory, 0)
-        assert sequence.num_actions == trajectory.num_completion_tokens == len(sequence.behavior_logprobs or ())
-        text = TOKENIZER.decode(sequence.token_ids)
+        sequences = rollout_sequences(trajectory, 0)
+        num_sequences.append(len(sequences))
+        # The text leaves out special tokens: a turn in which the policy drew one is not rendered as it was sampled.
+        assert len(sequences) == 1 + sum(bool(special & set(turn.completion_ids)) for turn in trajectory.turns[:-1])
+        pairs = [pair for s in sequences for pair in zip(s.token_ids, s.action_mask, strict=True)]
+        actions = tuple(token for token, action in pairs if action)
+        assert actions == sum((turn.completion_ids for turn in trajectory.turns), ())
+        text = TOKENIZER.decode(sequences[-1].token_ids)
         assert "and 1?<|end|><|assistant|>" in text and "and 2?" in text and "and 3?" not in text
-        actions = [i for i, action in zip(sequence.token_ids, sequence.action_mask, strict=True) if action]
-        assert tuple(actions) == sum((turn.completion_ids for turn in trajectory.turns), ())
+    assert set(num_sequences) > {1}
 
 
 def test_a_template_that_rewrites_turns_splits_the_episode(engine: TransformersEngine) -> None:
