@@ -18,14 +18,14 @@ def math_answer(completion: str, answer: str, *, boxed: bool = False) -> float |
     """
     from math_verify import verify
 
-    gold = _parse_gold(answer)
+    gold = _parse_gold(str(answer))
     if not gold:
         return None
-    final = completion.rpartition("</think>")[2]
-    if boxed:
-        _, mark, tail = final.rpartition("\\boxed")
-        final = mark + tail
-    return float(verify(gold, _parse(final, plain=not boxed), timeout_seconds=None))
+    text = completion.rpartition("</think>")[2]
+    final = _last_boxed(text)
+    if final is None and boxed:
+        return 0.0
+    return float(verify(gold, _parse(final or text), timeout_seconds=None))
 
 
 def warm_up() -> None:
@@ -36,11 +36,24 @@ def warm_up() -> None:
 @lru_cache(maxsize=1024)
 def _parse_gold(answer: str) -> Any:
     """All completions of a group share it."""
-    return _parse(answer if _DELIMITED.search(answer) else f"\\boxed{{{answer}}}", plain=True)
+    return _parse(answer if _DELIMITED.search(answer) else f"\\boxed{{{answer}}}")
 
 
-def _parse(text: str, *, plain: bool) -> Any:
+def _parse(text: str) -> Any:
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
 
-    kinds = [LatexExtractionConfig(boxed_match_priority=0)] + ([ExprExtractionConfig()] if plain else [])
+    kinds = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
     return parse(text, extraction_config=kinds, parsing_timeout=None)
+
+
+def _last_boxed(text: str) -> str | None:
+    """The last \\boxed{...} alone, where its braces close: math-verify would join neighbouring boxes to a set."""
+    start = text.rfind("\\boxed{")
+    if start < 0:
+        return None
+    depth = 0
+    for end in range(text.index("{", start), len(text)):
+        depth += {"{": 1, "}": -1}.get(text[end], 0)
+        if depth == 0:
+            return text[start : end + 1]
+    return None

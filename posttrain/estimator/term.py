@@ -115,9 +115,10 @@ class PolicyTerm:
         logprobs = read.field(batch, "logprobs")
         on = batch.broadcast(coefficient) != 0
         with torch.no_grad():
+            # Tokens of other sources may lack an old or a reference policy; their ratio is 1 and their advantage 0.
             if self.advantage.uses_policy:
                 advantage = self._per_token(batch)
-            # Tokens of other sources may lack an old policy; their ratio is 1 and their weight 0.
+                advantage = torch.where(on, advantage, torch.zeros_like(advantage))
             log_denominator = torch.where(on, self.denominator(batch), logprobs.detach())
             log_ratio = logprobs.detach() - log_denominator
             mask = self.mask(batch, log_ratio, advantage)

@@ -23,13 +23,21 @@ from posttrain.trajectory import StopReason
 
 
 class TransformersEngine:
-    """An `Engine` over its own copy of `model`, on the model's device.
+    """An `Engine` over its own copy of `model`.
 
     model: bare, as loaded (not wrapped for distributed training). dtype: the copy's precision, see `engine_dtype`.
-    batch_tokens: tokens of prompt and completion held at once. UserError where a setting or the model does not fit.
+    batch_tokens: tokens of prompt and completion held at once. device: where it samples (None: where the model is).
+    UserError where a setting or the model does not fit.
     """
 
-    def __init__(self, model: PreTrainedModel, *, dtype: str = "auto", batch_tokens: int = 262_144) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        dtype: str = "auto",
+        batch_tokens: int = 262_144,
+        device: torch.device | None = None,
+    ) -> None:
         if batch_tokens < 1:
             raise UserError(f"rollout batch_tokens is {batch_tokens}; allowed: 1 or more")
         config = model.config.get_text_config()
@@ -40,7 +48,8 @@ class TransformersEngine:
         self.policy_version = 0
         self.batch_tokens = batch_tokens
         self.window: int | None = getattr(config, "max_position_embeddings", None)
-        self._model = frozen_copy(model, engine_dtype(dtype, model.device))
+        place = model.device if device is None else device
+        self._model = frozen_copy(model, engine_dtype(dtype, place), place)
         use_grouped_attention(self._model)
 
     @property

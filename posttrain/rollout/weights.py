@@ -33,17 +33,17 @@ def engine_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def frozen_copy(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """A copy in eval mode whose parameters are `dtype` and need no gradient; tied ones stay tied.
+def frozen_copy(model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    """A copy on `device` in eval mode whose parameters are `dtype` and need no gradient; tied ones stay tied.
 
     Buffers keep their precision: rotary frequencies in bfloat16 would move positions.
     """
     memo: dict[int, nn.Parameter] = {}
     for parameter in model.parameters():
         to = dtype if parameter.is_floating_point() else parameter.dtype
-        memo[id(parameter)] = nn.Parameter(parameter.detach().to(to, copy=True), requires_grad=False)
+        memo[id(parameter)] = nn.Parameter(parameter.detach().to(device, to, copy=True), requires_grad=False)
     copied: PreTrainedModel = copy.deepcopy(model, memo)
-    return copied.eval()
+    return copied.to(device).eval()
 
 
 def load_in_place(model: PreTrainedModel, weights: Iterable[tuple[str, Tensor]]) -> None:

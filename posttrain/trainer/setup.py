@@ -105,7 +105,12 @@ def build(recipe: Recipe, output: Path, stack: ExitStack, say: Callable[[str], N
     reference = reference_of(model).to(accelerator.device) if "reference_logprobs" in algorithm.needs else None
     engine = None
     if grader is not None or recipe.evaluation is not None:
-        engine = TransformersEngine(model, dtype=recipe.rollout.dtype, batch_tokens=recipe.rollout.batch_tokens)
+        engine = TransformersEngine(
+            model,
+            dtype=recipe.rollout.dtype,
+            batch_tokens=recipe.rollout.batch_tokens,
+            device=accelerator.device,
+        )
     policy = Policy(model)
     optimizer = make_optimizer(policy, recipe.training)
     policy, optimizer = accelerator.prepare(policy, optimizer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 from posttrain.batch import Source, TokenSequence
 from posttrain.config.schema import ModelSettings, TokenizerSettings
 from posttrain.data.collate import collate
+from posttrain.models.head import LogitShape
 from posttrain.models.load import load_model
 from posttrain.models.policy import Policy, logit_shape
 from posttrain.models.reference import reference_of
@@ -28,14 +30,15 @@ TINY: dict[str, Any] = {
     "tie_word_embeddings": True,
 }
 SIZES = {key: TINY[key] for key in TINY if key not in ("model_type", "tie_word_embeddings")}
+NARROW = {key: SIZES[key] for key in SIZES if key != "head_dim"}
 ARCHITECTURES: list[dict[str, Any]] = [
     TINY,
     TINY | {"tie_word_embeddings": False},
     SIZES | {"model_type": "llama"},
     SIZES | {"model_type": "gemma2", "sliding_window": 4, "final_logit_softcapping": 0.05},
-    SIZES | {"model_type": "granite", "logits_scaling": 8.0},
     SIZES | {"model_type": "mistral", "sliding_window": 4},
-    {"model_type": "cohere", **{key: SIZES[key] for key in SIZES if key != "head_dim"}},
+    NARROW | {"model_type": "granite", "logits_scaling": 8.0},
+    NARROW | {"model_type": "cohere"},
     {"model_type": "gpt2", "n_embd": 32, "n_head": 4, "n_layer": 2},
     {"model_type": "mamba", "hidden_size": 32, "num_hidden_layers": 2},
 ]
@@ -143,6 +146,22 @@ def test_bfloat16_autocast_gives_float32_logprobs_and_gradients() -> None:
     )
 
 
+def test_data_parallel_wrapper_sees_every_gradient(tmp_path: Path) -> None:
+    model = tiny()
+    twin = copy.deepcopy(model)
+    Policy(twin)(collate(ragged())).logprobs.sum().backward()
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        wrapped = torch.nn.parallel.DistributedDataParallel(Policy(model))
+        for _ in range(2):  # the second pass fails where a parameter's gradient was missed in the first
+            model.zero_grad()
+            wrapped(collate(ragged())).logprobs.sum().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
 def test_reference_is_frozen() -> None:
     model = tiny()
     reference = reference_of(model)
@@ -157,6 +176,8 @@ def test_reference_is_frozen() -> None:
 
 
 def test_logit_shape_reads_the_config() -> None:
-    assert logit_shape(tiny(ARCHITECTURES[3]).config).softcap == 0.05
-    assert logit_shape(tiny(ARCHITECTURES[4]).config).scale == 1 / 8
-    assert logit_shape(tiny().config) == logit_shape(tiny(ARCHITECTURES[2]).config)
+    shapes = {config["model_type"]: logit_shape(tiny(config).config) for config in ARCHITECTURES}
+    assert shapes["gemma2"] == LogitShape(softcap=0.05)
+    assert shapes["granite"] == LogitShape(scale=1 / 8)
+    assert shapes["cohere"] == LogitShape(scale=0.0625)
+    assert shapes["qwen3"] == shapes["gpt2"] == shapes["mamba"] == LogitShape()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -205,7 +205,7 @@ def test_greedy_trajectories_are_scored_at_temperature_1(engine: TransformersEng
 
 
 @pytest.fixture
-def rewards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def rewards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A reward plug-in: the share of distinct characters; raises where there are few."""
     (tmp_path / "rewards").mkdir()
     (tmp_path / "rewards" / "distinct_characters.py").write_text(

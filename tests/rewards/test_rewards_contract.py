@@ -1,0 +1,88 @@
+"""What every reward of the catalogue keeps: documented, bounded, nothing for garbage, the full mark for gold."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from posttrain import catalog
+from posttrain.reward.signature import RewardInputs
+
+REWARDS = [member.name for member in catalog.members("rewards")]
+
+ENTRY = {"question": "2 + 2 = ", "answer": "4", "metadata": {"source_dataset": "chain_sum", "source_index": 0}}
+
+GOLD: dict[str, tuple[str, dict[str, Any]]] = {
+    "format_tags": ("<think>Two and two.</think>\n<answer>4</answer>", {}),
+    "gsm8k": ("Two and two make #### 4", {"answer": "He has 2 + 2 = <<2+2=4>>4 apples.\n#### 4"}),
+    "math_answer": ("It is \\boxed{\\frac{1}{2}}.", {"answer": "0.5"}),
+    "reasoning_gym": ("<answer>4</answer>", {"entry": ENTRY}),
+}
+"""A completion that deserves the full mark, and the columns of its row."""
+
+GARBAGE = [
+    "",
+    " \n\t",
+    "\x00\x01\ud800",
+    "🦆" * 1000,
+    "x" * 200_000,
+    "((" * 2000 + "{{[[" * 500,
+    "\\boxed{" * 50,
+    "<answer></answer>",
+    "<answer>" * 100,
+    "####",
+    "nan",
+    "inf -inf 1e999",
+    "9" * 5000,
+    "None",
+    "</think></think>",
+    "$$",
+    "\\frac{}{}",
+    "-- -$ $- ,,, ...",
+]
+
+
+@pytest.fixture(params=REWARDS)
+def reward(request: pytest.FixtureRequest) -> Callable[..., float | None]:
+    """Each reward, with its columns filled in."""
+    function = catalog.find("rewards", request.param)
+    _, columns = GOLD[request.param]
+    return lambda completion: function(completion, **columns)
+
+
+def test_every_reward_has_a_gold_completion_here() -> None:
+    assert set(REWARDS) == set(GOLD)
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_documented_and_readable(name: str) -> None:
+    function = catalog.find("rewards", name)
+    assert inspect.getdoc(function)
+    inputs = RewardInputs.of(name, function)
+    assert "completion" in inputs.required
+    assert catalog.check("rewards", name, {}) is not None  # every setting has a default
+    inputs.check_columns(GOLD[name][1])
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_gold_scores_the_full_mark(name: str) -> None:
+    completion, columns = GOLD[name]
+    assert catalog.find("rewards", name)(completion, **columns) == 1.0
+
+
+@pytest.mark.parametrize("completion", GARBAGE, ids=range(len(GARBAGE)))
+def test_garbage_scores_nothing(reward: Callable[[str], float | None], completion: str) -> None:
+    assert reward(completion) in (0.0, None)
+
+
+@settings(max_examples=40, deadline=None)
+@given(completion=st.text(max_size=60))
+@pytest.mark.parametrize("name", REWARDS)
+def test_bounded_on_any_text(name: str, completion: str) -> None:
+    value = catalog.find("rewards", name)(completion, **GOLD[name][1])
+    assert value is None or 0.0 <= value <= 1.0
