@@ -23,9 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-RecipeArgument = Annotated[
-    str, typer.Argument(help="A recipe file, or a name that `posttrain list recipes` shows.")
-]
+RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, or a name that `posttrain list recipes` shows.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Values of the recipe to change, as key=value: training.steps=100")
 ]

@@ -77,7 +77,7 @@ def test_a_mistake_is_one_message_and_status_2(
     status, _, message = posttrain("train", str(write_recipe(tiny_recipe)), override, "--output", str(output))
     assert status == 2
     assert offered in message
-    assert override.split("=")[0].split(".")[-1] in message
+    assert override.split("=", maxsplit=1)[0].rsplit(".", maxsplit=1)[-1] in message
     assert "Traceback" not in message
     assert not (output / "metrics.jsonl").exists()
 

@@ -103,7 +103,7 @@ class ReferenceKL:
 
     With d = log pi - log pi_ref: "k1" and "k2" give A = -d (the score-function gradient of KL(pi || pi_ref), and the
     gradient of d^2 / 2: the same); "k3" gives A = -(1 - exp(-d)), the gradient of exp(-d) + d - 1 (Schulman 2020;
-    GRPO, arXiv 2402.03300, eq. 4).
+    GRPO, arXiv 2402.03300, eq. 4), with -d bounded at 20 so that float32 does not overflow.
     """
 
     estimator: str = "k3"
@@ -124,4 +124,4 @@ class ReferenceKL:
     def __call__(self, batch: TokenBatch) -> Tensor:
         """[A]."""
         difference = field(batch, "logprobs").detach() - field(batch, "reference_logprobs")
-        return torch.expm1(-difference) if self.estimator == "k3" else -difference
+        return torch.expm1((-difference).clamp(max=20.0)) if self.estimator == "k3" else -difference

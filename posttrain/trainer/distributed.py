@@ -19,7 +19,7 @@ def make_accelerator(training: TrainingSettings, tracking: TrackingSettings, out
     from accelerate import Accelerator, InitProcessGroupKwargs
     from accelerate.utils import ProjectConfiguration
 
-    # Every checkpoint of a model with tied weights would say so.
+    # Every checkpoint of a model with tied weights would warn of them.
     logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     on_cpu = launched > 1 and not torch.cuda.is_available()

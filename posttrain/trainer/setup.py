@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.markup import escape
 
 from posttrain import catalog
@@ -39,6 +40,15 @@ from posttrain.trainer.window import WindowBuilder
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """The recipe's benchmark, its items, and completions per item (None: the benchmark's own number)."""
+
+    benchmark: Benchmark
+    items: Sequence[Example]
+    samples: int | None
+
+
+@dataclass(frozen=True)
 class Sources:
     """The loaded data, and what is printed about it."""
 
@@ -48,18 +58,23 @@ class Sources:
     lines: list[str]
 
 
-def load_data(recipe: Recipe, algorithm: Algorithm) -> Sources:
-    """Load what the algorithm reads; DataError where a source has nothing."""
+def load_data(recipe: Recipe, algorithm: Algorithm, held_out: Sequence[Example]) -> Sources:
+    """Load what the algorithm reads, without what is evaluated; DataError where a source has nothing left."""
     rollouts = Source.ROLLOUTS in algorithm.sources
     imitates = Source.DEMONSTRATIONS in algorithm.sources
     lines: list[str] = []
     loaded: list[Examples] = []
 
     def stream(settings: Sequence[SourceSettings], kind: str) -> Stream:
-        found = [load_source(source, kind) for source in settings]
-        for source in found:
+        found = []
+        for one in settings:
+            whole = load_source(one, kind)
+            source = without(whole, held_out) if held_out else whole
+            found.append(source)
             skipped = f", {source.num_skipped} bad rows skipped" if source.num_skipped else ""
-            lines.append(f"{kind}: {len(source):,} rows from {source.description}{skipped}")
+            evaluated = len(whole) - len(source)
+            left_out = f", {evaluated} left out because the evaluation asks them" if evaluated else ""
+            lines.append(f"{kind}: {len(source):,} rows from {source.description}{skipped}{left_out}")
             if not len(source):
                 raise DataError(f"{kind}: {source.description} has no usable row")
         loaded.extend(found)
@@ -90,7 +105,8 @@ def build(recipe: Recipe, output: Path, stack: ExitStack, say: Callable[[str], N
     specs = [RewardSpec(r.name, r.weight, r.outcome, r.settings) for r in recipe.rewards]
     grader = _grader(recipe, specs, stack) if specs else None
     tokenizer = load_tokenizer(recipe.tokenizer, recipe.model)
-    data = load_data(recipe, algorithm)
+    evaluation = _held_out(recipe)
+    data = load_data(recipe, algorithm, evaluation.items if evaluation else [])
     for line in data.lines:
         say(escape(line))
     if grader is not None:
@@ -98,49 +114,52 @@ def build(recipe: Recipe, output: Path, stack: ExitStack, say: Callable[[str], N
             grader.check_columns(examples[0].columns)
     model = load_model(recipe.model, tokenizer, recipe.seed)
     stop_ids = stop_token_ids(tokenizer, model.generation_config)
+    model.generation_config.eos_token_id = sorted(stop_ids)  # so that `final/` stops where training did
     if Source.DEMONSTRATIONS in algorithm.sources:
         say("one demonstration (what is supervised in green):\n" + check_chat(data.examples, tokenizer, stop_ids))
     accelerator = make_accelerator(recipe.training, recipe.tracking, output)
-    accelerator.init_trackers(recipe.tracking.project, config={})
+    accelerator.init_trackers(recipe.tracking.project)
     reference = reference_of(model).to(accelerator.device) if "reference_logprobs" in algorithm.needs else None
-    engine = None
-    if grader is not None or recipe.evaluation is not None:
-        engine = TransformersEngine(
-            model,
-            dtype=recipe.rollout.dtype,
-            batch_tokens=recipe.rollout.batch_tokens,
-            device=accelerator.device,
-        )
-    policy = Policy(model)
-    optimizer = make_optimizer(policy, recipe.training)
-    policy, optimizer = accelerator.prepare(policy, optimizer)
+    engine = _engine(recipe, model, accelerator.device) if grader or evaluation else None
+    updater = _updater(recipe, algorithm, Policy(model), accelerator)
+    ranks = accelerator.process_index, accelerator.num_processes
     return Loop(
         recipe=recipe,
         output=output,
         accelerator=accelerator,
         tokenizer=tokenizer,
-        updater=Updater(
-            algorithm=algorithm,
-            policy=policy,
-            optimizer=optimizer,
-            schedule=make_schedule(optimizer, recipe.training),
-            accelerator=accelerator,
-            tokens_per_microbatch=recipe.training.tokens_per_microbatch,
-            max_grad_norm=recipe.training.max_grad_norm,
-        ),
-        builder=WindowBuilder(
-            recipe,
-            algorithm,
-            tokenizer,
-            data.prompts,
-            data.demonstrations,
-            accelerator.process_index,
-            accelerator.num_processes,
-        ),
+        updater=updater,
+        builder=WindowBuilder(recipe, algorithm, tokenizer, data.prompts, data.demonstrations, *ranks),
         engine=engine,
         collector=_collector(recipe, engine, grader, tokenizer, stop_ids) if engine and grader else None,
-        evaluate=_evaluation(recipe, engine, tokenizer, stop_ids, stack) if engine else None,
+        evaluate=_evaluate(recipe, evaluation, engine, tokenizer, stop_ids, stack) if engine and evaluation else None,
         reference=reference,
+    )
+
+
+def _held_out(recipe: Recipe) -> HeldOut | None:
+    if recipe.evaluation is None:
+        return None
+    benchmark = catalog.build("eval", recipe.evaluation.name, recipe.evaluation.settings)
+    return HeldOut(benchmark, load_items(benchmark, recipe.evaluation.limit), recipe.evaluation.samples)
+
+
+def _engine(recipe: Recipe, model: Any, device: torch.device) -> Engine:
+    rollout = recipe.rollout
+    return TransformersEngine(model, dtype=rollout.dtype, batch_tokens=rollout.batch_tokens, device=device)
+
+
+def _updater(recipe: Recipe, algorithm: Algorithm, policy: Policy, accelerator: Any) -> Updater:
+    training = recipe.training
+    prepared, optimizer = accelerator.prepare(policy, make_optimizer(policy, training))
+    return Updater(
+        algorithm=algorithm,
+        policy=prepared,
+        optimizer=optimizer,
+        schedule=make_schedule(optimizer, training),
+        accelerator=accelerator,
+        tokens_per_microbatch=training.tokens_per_microbatch,
+        max_grad_norm=training.max_grad_norm,
     )
 
 
@@ -174,25 +193,20 @@ def _collector(recipe: Recipe, engine: Engine, grader: Grader, tokenizer: Any, s
     )
 
 
-def _evaluation(
-    recipe: Recipe, engine: Engine, tokenizer: Any, stop_ids: frozenset[int], stack: ExitStack
-) -> Callable[[], dict[str, Any]] | None:
-    """Plays the recipe's benchmark; its items are loaded and its workers started now, so that mistakes show first."""
-    settings = recipe.evaluation
-    if settings is None:
-        return None
-    benchmark: Benchmark = catalog.build("eval", settings.name, settings.settings)
-    items = load_items(benchmark, settings.limit)
-    grader = _grader(recipe, benchmark.rewards, stack)
+def _evaluate(
+    recipe: Recipe, held_out: HeldOut, engine: Engine, tokenizer: Any, stop_ids: frozenset[int], stack: ExitStack
+) -> Callable[[], dict[str, Any]]:
+    """Plays the recipe's benchmark; its workers start now, so that mistakes show first."""
+    grader = _grader(recipe, held_out.benchmark.rewards, stack)
 
     def run() -> dict[str, Any]:
         result = evaluate(
-            benchmark,
+            held_out.benchmark,
             engine,
             tokenizer,
             grader,
-            items=items,
-            samples=settings.samples,
+            items=held_out.items,
+            samples=held_out.samples,
             seed=recipe.seed,
             stop_ids=stop_ids,
             attempts=recipe.rollout.attempts,
