@@ -14,14 +14,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from posttrain.models.load import load_model
-from posttrain.models.policy import Policy
 from torch.nn.functional import cross_entropy
 
 from posttrain.algorithms import load
 from posttrain.batch import Source, TokenSequence
 from posttrain.config.schema import ModelSettings, TokenizerSettings, TrainingSettings
 from posttrain.data.collate import collate, microbatches
+from posttrain.models.load import load_model
+from posttrain.models.policy import Policy
 from posttrain.models.tokenizer import load_tokenizer
 from posttrain.trainer.optimizer import make_optimizer, make_schedule
 from posttrain.trainer.step import Updater

@@ -23,7 +23,6 @@ def posttrain(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
         monkeypatch.setattr(sys, "argv", ["posttrain", *arguments])
         with pytest.raises(SystemExit) as stopped:
             __main__.main()
-            sys.exit(0)
         captured = capsys.readouterr()
         return int(stopped.value.code or 0), captured.out, captured.err
 

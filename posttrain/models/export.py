@@ -7,6 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from posttrain.models.quiet import no_progress_bars
+
 
 def save_model(model: Any, tokenizer: Any, directory: Path | str) -> Path:
     """Write safetensors, config, generation config and tokenizer (with chat template) to `directory`.
@@ -19,7 +21,8 @@ def save_model(model: Any, tokenizer: Any, directory: Path | str) -> Path:
     work = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
         written = work / "new"
-        model.save_pretrained(written)
+        with no_progress_bars():
+            model.save_pretrained(written)
         tokenizer.save_pretrained(written)
         mode = (written / "config.json").stat().st_mode
         for file in written.iterdir():  # weights come out readable by their owner only

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from posttrain.config.schema import ModelSettings
 from posttrain.errors import RecipeError, UserError, did_you_mean
 from posttrain.models.architecture import architecture
 from posttrain.models.check import check_policy
+from posttrain.models.quiet import no_progress_bars
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -76,14 +78,16 @@ def _stored(settings: ModelSettings) -> Any:
     from safetensors import SafetensorError
 
     place, revision = _place(settings)
+    local = Path(place).is_dir()
     try:
-        model, info = _model_class(settings, _stored_config(settings)).from_pretrained(
-            place,
-            revision=revision,
-            dtype=getattr(torch, settings.dtype),
-            attn_implementation=settings.attention,
-            output_loading_info=True,
-        )
+        with no_progress_bars() if local else nullcontext():
+            model, info = _model_class(settings, _stored_config(settings)).from_pretrained(
+                place,
+                revision=revision,
+                dtype=getattr(torch, settings.dtype),
+                attn_implementation=settings.attention,
+                output_loading_info=True,
+            )
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise UserError(f"model.path {settings.path!r}: cannot be loaded: {_first_line(error)}") from error
     missing = sorted(info["missing_keys"])

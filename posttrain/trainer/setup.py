@@ -17,7 +17,8 @@ from posttrain.batch import Source
 from posttrain.config import Recipe
 from posttrain.config.schema import SourceSettings
 from posttrain.data.chat import check_supervision, coloured_sample, encode_demonstration, stop_token_ids
-from posttrain.data.examples import Examples
+from posttrain.data.examples import Example, Examples
+from posttrain.data.held_out import without
 from posttrain.data.sources import load_source
 from posttrain.data.stream import Stream
 from posttrain.errors import DataError

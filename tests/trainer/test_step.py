@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from posttrain.models.load import load_model
-from posttrain.models.policy import Policy
 
 from posttrain.algorithms import load
 from posttrain.batch import Source, TokenSequence
 from posttrain.config.schema import ModelSettings, TokenizerSettings, TrainingSettings
+from posttrain.models.load import load_model
+from posttrain.models.policy import Policy
 from posttrain.models.tokenizer import load_tokenizer
 from posttrain.trainer.optimizer import make_optimizer, make_schedule
 from posttrain.trainer.step import Updater, score
