@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 from contextlib import ExitStack
@@ -29,7 +30,8 @@ def train(loaded: LoadedRecipe, output: Path, *, resume: bool = False) -> signal
     from posttrain.trainer.tracker import forget_after
 
     with ExitStack() as stack:
-        loop = build(loaded.recipe, output, stack, say=partial(Console(highlight=False).print, soft_wrap=True))
+        console = Console(highlight=False, quiet=os.environ.get("RANK", "0") != "0")
+        loop = build(loaded.recipe, output, stack, say=partial(console.print, soft_wrap=True))
         main = loop.accelerator.is_main_process
         if main:
             objective = render(loop.updater.algorithm, loaded.recipe, "text")
@@ -39,7 +41,7 @@ def train(loaded: LoadedRecipe, output: Path, *, resume: bool = False) -> signal
             print(f"\n{objective}\n")
         if checkpoint is not None:
             loop.restore(checkpoint)
-            print(f"resuming at step {loop.step} of {loaded.recipe.training.steps}" if main else "", end="\n" * main)
+            console.print(f"resuming at step {loop.step} of {loaded.recipe.training.steps}")
         received = loop.run()
         if main and received is not None:
             print(f"stopped by {received.name} after step {loop.step}; go on with:")

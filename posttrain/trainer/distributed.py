@@ -17,19 +17,21 @@ from posttrain.errors import RunError
 def make_accelerator(training: TrainingSettings, tracking: TrackingSettings, output: Path) -> Any:
     """An `accelerate.Accelerator` for this process; RunError where it does not see the ranks that were launched."""
     from accelerate import Accelerator, InitProcessGroupKwargs
-    from accelerate.utils import ProjectConfiguration
+    from accelerate.utils import DistributedType, ProjectConfiguration
 
     # Every checkpoint of a model with tied weights would warn of them.
     logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     on_cpu = launched > 1 and not torch.cuda.is_available()
+    with_deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
     accelerator = Accelerator(
+        cpu=on_cpu and not with_deepspeed,  # said to be on CPU, accelerate leaves DeepSpeed out; unsaid, DDP
         mixed_precision=training.mixed_precision,
         log_with=list(tracking.trackers) or None,
         project_config=ProjectConfiguration(project_dir=str(output), logging_dir=str(output / "trackers")),
         kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if on_cpu else [],
     )
-    if accelerator.num_processes != launched:
+    if accelerator.num_processes != launched or (launched > 1 and accelerator.distributed_type == DistributedType.NO):
         raise RunError(f"{launched} ranks were launched but this one sees {accelerator.num_processes}")
     return accelerator
 

@@ -45,7 +45,8 @@ class StepData:
 class WindowBuilder:
     """Draws and plays what `recipe`'s algorithm needs; this rank's share of it.
 
-    Every rank draws the same examples and keeps each `num_ranks`-th, so the data cursor is the same everywhere.
+    Every rank draws the same examples and keeps each `num_ranks`-th, so the data cursor is the same everywhere; a
+    rollout's seed depends on its prompt, not on the rank, so any number of ranks plays the same rollouts.
     prompts: where rollouts start (the demonstrations' stream where a recipe names no prompts; then each group carries
     its prompt's demonstration). demonstrations: drawn on their own where prompts come from elsewhere.
     """
@@ -92,7 +93,7 @@ class WindowBuilder:
         return 0.0 if stream is None else stream.epoch
 
     def _seed(self, index: int) -> int:
-        return (self.recipe.seed * 1_000_003 + index) * 4096 + self.rank
+        return self.recipe.seed * 1_000_003 + index
 
     def _draw(self) -> tuple[list[Example], list[Example]]:
         training = self.recipe.training
