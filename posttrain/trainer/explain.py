@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from posttrain import catalog
 from posttrain.algorithms import load
@@ -42,7 +43,7 @@ def describe(recipe: Recipe, algorithm: Algorithm) -> dict[str, str]:
     for kind in ("prompts", "demonstrations", "preferences", "trajectories"):
         sources = getattr(recipe, kind)
         if sources:
-            plan[kind] = ", ".join(f"{source.path} (weight {source.weight:g})" for source in sources)
+            plan[kind] = " + ".join(f"{source.weight:g} {_shown(source.path, source.config)}" for source in sources)
     if rollouts:
         completions = training.prompts_per_step * rollout.group_size
         plan["rollouts"] = (
@@ -51,13 +52,21 @@ def describe(recipe: Recipe, algorithm: Algorithm) -> dict[str, str]:
             f"temperature {rollout.temperature:g}, engine {rollout.engine}"
         )
         plan["rewards"] = " + ".join(f"{reward.weight:g} {reward.name}" for reward in recipe.rewards)
-    else:
+    elif Source.DEMONSTRATIONS in algorithm.sources:
         plan["batch"] = f"{training.prompts_per_step} demonstrations a step"
+    if Source.PREFERENCES in algorithm.sources:
+        plan["pairs"] = f"{training.prompts_per_step} preferences a step, two sequences each"
     plan["optimiser"] = (
         f"AdamW, learning rate {training.learning_rate:g} {training.schedule} after {training.warmup_steps} warm-up "
         f"steps, {training.steps} steps, gradient norm at most {training.max_grad_norm or 'unbounded'}"
     )
     plan["forward"] = f"at most {training.tokens_per_microbatch:,} tokens a micro-batch"
     if recipe.evaluation is not None:
-        plan["evaluation"] = f"{recipe.evaluation.name} {recipe.evaluation.settings}"
+        plan["evaluation"] = _shown(recipe.evaluation.name, recipe.evaluation.settings)
     return plan
+
+
+def _shown(name: str, settings: Mapping[str, Any]) -> str:
+    """The name with those settings that say something."""
+    said = ", ".join(f"{key} {value}" for key, value in settings.items() if value not in (None, False, {}, ""))
+    return f"{name} ({said})" if said else name
