@@ -53,7 +53,8 @@ def recipe_path(name_or_path: str | Path) -> Path:
     if path.is_dir():
         raise RecipeError(f"{text}: a folder; allowed: a YAML file or the name of a recipe")
     beside = [item.name for item in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-    raise RecipeError(f"{text}: no such file; {did_you_mean(path.name, beside)}")
+    known = did_you_mean(path.name, beside) if beside else "allowed: a YAML file, or a name of `posttrain list recipes`"
+    raise RecipeError(f"{text}: no such file; {known}")
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from pathlib import Path
 from rich.console import Console
 
 from posttrain.config import LoadedRecipe, differences, load_recipe, write_resolved
-from posttrain.errors import CheckpointError
+from posttrain.config.located import located
+from posttrain.errors import CheckpointError, UserError
 
 _MAY_CHANGE = ("training.steps", "checkpoint.", "tracking.", "evaluation", "rollout.reward_workers")
 """What a resumed run may change; the rest would make it another run."""
@@ -31,7 +32,11 @@ def train(loaded: LoadedRecipe, output: Path, *, resume: bool = False) -> signal
 
     with ExitStack() as stack:
         console = Console(highlight=False, quiet=os.environ.get("RANK", "0") != "0")
-        loop = build(loaded.recipe, output, stack, say=partial(console.print, soft_wrap=True))
+        try:
+            loop = build(loaded.recipe, output, stack, say=partial(console.print, soft_wrap=True))
+        except UserError as error:
+            raise located(error, loaded) from error
+        output.mkdir(parents=True, exist_ok=True)
         main = loop.accelerator.is_main_process
         if main:
             objective = render(loop.updater.algorithm, loaded.recipe, "text")
@@ -59,7 +64,6 @@ def _prepare_directory(loaded: LoadedRecipe, output: Path, resume: bool) -> Path
 
     former = output / "recipe.yaml"
     if not former.exists():
-        output.mkdir(parents=True, exist_ok=True)
         return None
     if not resume:
         raise CheckpointError(f"{output} holds a run already: add --resume to go on with it, or give another --output")
