@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import astuple
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -45,6 +46,7 @@ class Kind(StrEnum):
     ENVIRONMENTS = "environments"
     BENCHMARKS = "benchmarks"
     RECIPES = "recipes"
+    PARTS = "parts"
 
 
 @app.command()
@@ -123,16 +125,31 @@ def report(run: Annotated[Path, typer.Argument(help="A run directory.")]) -> Non
 
 @app.command("list")
 def list_members(kind: Kind) -> None:
-    """List what recipes can name."""
+    """List what recipes can name; algorithms with the parts of their terms."""
     from rich.console import Console
     from rich.table import Table
 
-    from posttrain import catalog
+    if kind is Kind.ALGORITHMS:
+        from posttrain.algorithms.overview import HEADER, rows
 
-    table = Table("name", "what it is", box=None, pad_edge=False)
-    for member in catalog.members("eval" if kind is Kind.BENCHMARKS else kind):
-        table.add_row(member.name, member.summary)
-    Console().print(table)
+        table = Table(*HEADER, box=None, pad_edge=False)
+        for row in rows():
+            table.add_row(*astuple(row))
+    elif kind is Kind.PARTS:
+        from rich.markup import escape
+
+        from posttrain.estimator.assemble import overview
+
+        table = Table("role", "name", "constants", "what it is", box=None, pad_edge=False)
+        for line in overview():
+            table.add_row(*map(escape, line))
+    else:
+        from posttrain import catalog
+
+        table = Table("name", "what it is", box=None, pad_edge=False)
+        for member in catalog.members("eval" if kind is Kind.BENCHMARKS else kind):
+            table.add_row(member.name, member.summary)
+    Console(width=None if sys.stdout.isatty() else 240).print(table)
 
 
 @app.command()

@@ -75,8 +75,8 @@ class TokenBatch:
     sequence_index [A] in ascending order; group_index, pair_index (-1: none), source, reward, graded, solved,
     weight [S]; logprobs (current policy, with gradient), old_logprobs (trainer's, before the update),
     behavior_logprobs (sampler's), reference_logprobs (frozen model's), entropy [A] in nats. reward is 0 where graded
-    is False and must not be read there. advantages [K, A] and coefficients [K, S] are filled in by
-    `Algorithm.prepare`.
+    is False and must not be read there. step: optimiser steps made before this one (a scalar). advantages [K, A] and
+    coefficients [K, S] are filled in by `Algorithm.prepare`.
     """
 
     sequence_index: Tensor
@@ -92,11 +92,14 @@ class TokenBatch:
     behavior_logprobs: Tensor | None = None
     reference_logprobs: Tensor | None = None
     entropy: Tensor | None = None
+    step: Tensor | None = None
     advantages: Tensor | None = None
     coefficients: Tensor | None = None
 
     @classmethod
-    def from_sequences(cls, sequences: Sequence[TokenSequence], dtype: torch.dtype = torch.float32) -> TokenBatch:
+    def from_sequences(
+        cls, sequences: Sequence[TokenSequence], dtype: torch.dtype = torch.float32, step: int | None = None
+    ) -> TokenBatch:
         """The batch of `sequences`, in their order, without the current policy's logprobs.
 
         Behavior, old and reference logprobs are set where at least one sequence has them; the others' tokens hold 0.
@@ -114,6 +117,7 @@ class TokenBatch:
             behavior_logprobs=_recorded(sequences, "behavior_logprobs", dtype),
             old_logprobs=_recorded(sequences, "old_logprobs", dtype),
             reference_logprobs=_recorded(sequences, "reference_logprobs", dtype),
+            step=None if step is None else torch.tensor(step, dtype=dtype),
         )
 
     @property
@@ -160,7 +164,7 @@ class TokenBatch:
         taken: dict[str, Tensor] = {}
         for entry in fields(self):
             value = getattr(self, entry.name)
-            if entry.name == "sequence_index" or value is None:
+            if entry.name in ("sequence_index", "step") or value is None:
                 continue
             per_token = entry.name == "advantages" or entry.name in _PER_TOKEN
             taken[entry.name] = value[..., tokens if per_token else rows]

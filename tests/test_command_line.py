@@ -107,7 +107,7 @@ def test_a_mistake_is_found_before_anything_heavy_is_imported(
     assert result.stderr.splitlines()[-1] == "2 []"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["list", "algorithms"], ["list", "recipes"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["list", "rewards"], ["list", "recipes"]])
 def test_help_and_lists_import_nothing_heavy(arguments: list[str]) -> None:
     code = (
         f"import sys; sys.argv = ['posttrain', *{arguments!r}]\n"
@@ -118,7 +118,7 @@ def test_help_and_lists_import_nothing_heavy(arguments: list[str]) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("kind", ["algorithms", "rewards", "environments", "benchmarks", "recipes"])
+@pytest.mark.parametrize("kind", ["algorithms", "rewards", "environments", "benchmarks", "recipes", "parts"])
 def test_list(posttrain: Command, kind: str) -> None:
     expected = {
         "algorithms": "hpt",
@@ -126,6 +126,7 @@ def test_list(posttrain: Command, kind: str) -> None:
         "environments": "single_turn",
         "benchmarks": "math500",
         "recipes": "quickstart_hpt",
+        "parts": "solved_gate",
     }
     status, printed, _ = posttrain("list", kind)
     assert status == 0

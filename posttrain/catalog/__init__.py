@@ -10,14 +10,15 @@ processes, which inherit the environment variable.
 # Imported before __path__ grows: a plug-in folder must not shadow this package's own modules.
 from posttrain.catalog.lookup import find, install_command, recipe_path
 from posttrain.catalog.members import Member, members
-from posttrain.catalog.mistakes import Mistake, from_validation, show, unknown_key
+from posttrain.catalog.mistakes import Mistake, SettingsError, from_validation, show, unknown_key
 from posttrain.catalog.paths import NOUNS, search_path
-from posttrain.catalog.settings import build, check, validate
+from posttrain.catalog.settings import build, check, validate, validate_call
 
 __all__ = [
     "NOUNS",
     "Member",
     "Mistake",
+    "SettingsError",
     "build",
     "check",
     "find",
@@ -28,6 +29,7 @@ __all__ = [
     "show",
     "unknown_key",
     "validate",
+    "validate_call",
 ]
 
 __path__ = search_path()

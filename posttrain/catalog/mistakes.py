@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from posttrain.errors import did_you_mean
+from posttrain.errors import RecipeError, did_you_mean
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -29,6 +29,14 @@ class Mistake:
 
     def __str__(self) -> str:
         return f"{self.field}: {self.text}"
+
+
+class SettingsError(RecipeError):
+    """A part's settings cannot be used as written; `found` are the mistakes, with paths below the part."""
+
+    def __init__(self, found: Iterable[Mistake]) -> None:
+        self.found = list(found)
+        super().__init__("\n".join(map(str, self.found)))
 
 
 def show(value: Any) -> str:

@@ -35,9 +35,15 @@ def build(kind: str, name: str, settings: Mapping[str, Any]) -> Any:
 
 def validate(kind: str, name: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[Mistake]]:
     """The checked settings, and every mistake with the path below the part; errors as `find`."""
-    part = find(kind, name)
+    return validate_call(find(kind, name), settings, f"{NOUNS[kind]} {name!r}")
+
+
+def validate_call(
+    part: Any, settings: Mapping[str, Any], described: str, *, keyword_only: bool = True
+) -> tuple[dict[str, Any], list[Mistake]]:
+    """As `validate`, for the function or class `part` itself; without `keyword_only`, any parameter is a setting."""
     signature = inspect.signature(part)
-    parameters = {p.name: p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
+    parameters = {p.name: p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY or not keyword_only}
     is_open = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
     hints = _hints(part, parameters)
     checked = {key: p.default for key, p in parameters.items() if p.default is not p.empty and _is_plain(p.default)}
@@ -52,7 +58,7 @@ def validate(kind: str, name: str, settings: Mapping[str, Any]) -> tuple[dict[st
             mistakes.append(Mistake((key,), unknown_key(key, value, parameters)))
     for key, parameter in parameters.items():
         if parameter.default is parameter.empty and key not in settings:
-            mistakes.append(Mistake((key,), f"missing: {NOUNS[kind]} {name!r} has no default for it"))
+            mistakes.append(Mistake((key,), f"missing: {described} has no default for it"))
     return checked, mistakes
 
 

@@ -135,6 +135,18 @@ def _hybrid(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
         )
 
 
+def _unrewarded(_: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
+    for term in algorithm.terms:
+        parts = term.describe()
+        for role in ("advantage", "where"):
+            part = parts.get(role)
+            if term.source != "demonstrations" or part is None or getattr(part, "grades_demonstrations", False):
+                continue
+            if "rewards" in part.needs:
+                text = f"a term over demonstrations has an {role} that reads rewards: {part.formula}; demonstrations"
+                yield Mistake(("algorithm",), f"{text} have none, so nothing would be learnt from them")
+
+
 def _rewards(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
     if "rewards" in algorithm.needs and "rollouts" in algorithm.sources and not recipe.rewards:
         yield Mistake(("rewards",), f"missing: algorithm {algorithm.name!r} reads rewards; allowed: a list of rewards")
@@ -215,6 +227,7 @@ RULES: tuple[Callable[[Recipe, Algorithm], Iterator[Mistake]], ...] = (
     _model,
     _data,
     _hybrid,
+    _unrewarded,
     _rewards,
     _groups,
     _training,

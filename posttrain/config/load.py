@@ -146,6 +146,8 @@ def _check_combinations(
     """The unused defaults; what is impossible, and what was written although nothing reads it."""
     try:
         algorithm = catalog.build("algorithms", recipe.algorithm.name, recipe.algorithm.settings)
+    except catalog.SettingsError as error:
+        return frozenset(), [Mistake(("algorithm", *mistake.path), mistake.text) for mistake in error.found]
     except ValueError as error:
         return frozenset(), [Mistake(("algorithm",), str(error))]
     mistakes = list(combinations.impossible(recipe, algorithm))

@@ -1,7 +1,8 @@
 """`key=value` from the command line, and the short forms that a recipe may use.
 
-Short forms: `algorithm: grpo` for `{name: grpo}` (environment, evaluation and rewards too), `model: ID` and
-`tokenizer: ID` for `{path: ID}`, one source or reward for a list of one.
+Short forms: `algorithm: grpo` for `{name: grpo}` (environment, evaluation and rewards too), `algorithm: {terms: ...}`
+for `{name: terms, terms: ...}`, `model: ID` and `tokenizer: ID` for `{path: ID}`, one source or reward for a list of
+one.
 """
 
 from __future__ import annotations
@@ -47,6 +48,9 @@ def expand(tree: Node) -> Node:
     for section in NAMED:
         if section in sections:
             sections[section] = _mapping(sections[section], "name")
+    algorithm = sections.get("algorithm")
+    if algorithm is not None and isinstance(algorithm.value, dict) and "terms" in algorithm.value:
+        sections["algorithm"] = Node({"name": Node("terms", algorithm.where), **algorithm.value}, algorithm.where)
     for section in ("model", "tokenizer"):
         if section in sections:
             sections[section] = _mapping(sections[section], "path")

@@ -123,8 +123,9 @@ class RolloutSettings(Closed):
 class TrainingSettings(Closed):
     """The optimiser and its steps.
 
-    prompts_per_step: prompts (or demonstrations, where there are no rollouts) in one optimiser step; a mixture of
-    unconnected demonstrations and rollouts adds demonstrations_per_step. tokens_per_microbatch: tokens of one forward
+    prompts_per_step: prompts (or demonstrations, where there are no rollouts) in one optimiser step, and as many pairs
+    of preferences where they are read; a mixture of unconnected demonstrations and rollouts adds
+    demonstrations_per_step. tokens_per_microbatch: tokens of one forward
     pass; everything else is derived. warmup_steps: of the schedule. max_grad_norm: 0 does not clip.
     max_skipped_steps: this many non-finite gradients in a row stop the run.
     """

@@ -76,19 +76,43 @@ class GroupRelative:
 
     def __call__(self, batch: TokenBatch) -> Tensor:
         """[S]."""
-        rows = batch.graded
-        weight = rows.to(batch.reward.dtype)
-        count = batch.group_sum(weight)
-        mean = batch.group_sum(weight * batch.reward) / count.clamp(min=1)
-        centred = weight * (batch.reward - mean[batch.group_index])
-        centred = torch.where(_varies(batch, rows)[batch.group_index], centred, torch.zeros_like(centred))
+        centred, count = _centred(batch)
         if not self.std:
             return centred
         variance = batch.group_sum(centred**2) / (count - 1).clamp(min=1)
         return centred / (variance.sqrt() + self.epsilon)[batch.group_index]
 
 
-def _varies(batch: TokenBatch, rows: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class LeaveOneOut:
+    """The reward against the mean of the others in its group: A_i = R_i - 1/(n-1) sum_{j != i} R_j.
+
+    RLOO (arXiv 2402.14740, sec. 2.2): unbiased, as the baseline does not contain R_i. Equal to n / (n - 1) times the
+    reward minus the group's mean. 0 for a group of one and where all rewards are exactly equal.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"rewards", "groups"})
+    uses_policy: ClassVar[bool] = False
+    couples: ClassVar[Unit] = ""
+    formula: ClassVar[str] = "R_i - mean_{j != i} R_j"
+
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        """[S]."""
+        centred, count = _centred(batch)
+        return centred * (count / (count - 1).clamp(min=1))[batch.group_index]
+
+
+def _centred(batch: TokenBatch) -> tuple[Tensor, Tensor]:
+    """R_i - mean_group R over the graded [S], exactly 0 where a group's are all equal; and their number [G]."""
+    rows = batch.graded
+    weight = rows.to(batch.reward.dtype)
+    count = batch.group_sum(weight)
+    mean = batch.group_sum(weight * batch.reward) / count.clamp(min=1)
+    centred = weight * (batch.reward - mean[batch.group_index])
+    return torch.where(varies(batch, rows)[batch.group_index], centred, torch.zeros_like(centred)), count
+
+
+def varies(batch: TokenBatch, rows: Tensor) -> Tensor:
     """Whether the rewards of `rows` [S] in each group [G] are not all exactly equal."""
     low = torch.full((batch.num_groups,), torch.inf, dtype=batch.reward.dtype, device=batch.reward.device)
     index, reward = batch.group_index[rows], batch.reward[rows]

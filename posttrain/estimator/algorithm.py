@@ -7,6 +7,7 @@ four steps one by one, so that normalisers cover every micro-batch of every rank
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,9 @@ from torch import Tensor
 
 from posttrain.batch import Source, TokenBatch, Unit
 from posttrain.estimator.diagnostics import Diagnostics, means
+from posttrain.estimator.pairs import partners
 from posttrain.estimator.term import Term
+from posttrain.estimator.whitening import Whitened
 
 
 @dataclass(frozen=True)
@@ -54,19 +57,44 @@ class Algorithm:
         units = {term.couples for term in self.terms}
         return "group" if "group" in units else "pair" if "pair" in units else ""
 
-    def prepare(self, batch: TokenBatch) -> TokenBatch:
-        """The batch with the terms' advantages [K, A] and coefficients [K, S], computed over whole groups."""
-        advantages, coefficients = zip(*(term.prepare(batch) for term in self.terms), strict=True)
+    @property
+    def prepare_needs(self) -> frozenset[str]:
+        """The part of `needs` that `prepare` reads: what advantages and weights without the policy are made of."""
+        parts = [term.describe().get(role) for term in self.terms for role in ("advantage", "weight")]
+        fixed = [part for part in parts if part is not None and not getattr(part, "uses_policy", False)]
+        return frozenset().union(*(part.needs for part in fixed))
+
+    def prepare(self, batch: TokenBatch, add_over_ranks: Callable[[Tensor], Tensor] | None = None) -> TokenBatch:
+        """The batch with the terms' advantages [K, A] and coefficients [K, S], computed over whole groups.
+
+        add_over_ranks: sums a tensor over ranks, for statistics of the whole batch (`Whitened`); without it, they are
+        this batch's own.
+        """
+        advantages, coefficients = [], []
+        for term in self.terms:
+            advantage, coefficient = term.prepare(batch)
+            part = term.describe().get("advantage")
+            if isinstance(part, Whitened):
+                moments = part.moments(batch, advantage, coefficient)
+                moments = moments if add_over_ranks is None else add_over_ranks(moments)
+                advantage = part.normalise(batch, advantage, coefficient, moments)
+            advantages.append(advantage)
+            coefficients.append(coefficient)
         return batch.replace(advantages=torch.stack(advantages), coefficients=torch.stack(coefficients))
 
     def active(self, batch: TokenBatch) -> Tensor:
         """Which sequences [S] of a prepared batch have a gradient; the others can skip the forward pass.
 
-        Exactly those with a non-zero coefficient and a non-zero advantage on some token of some term.
+        Exactly those with a non-zero coefficient and a non-zero advantage on some token of some term, and where a term
+        couples pairs, their partners: the gradient of a side depends on the other.
         """
         assert batch.advantages is not None and batch.coefficients is not None
         acting = torch.stack([batch.sequence_sum(row.abs()) for row in batch.advantages]) != 0
-        return ((batch.coefficients != 0) & acting).any(0)
+        active: Tensor = ((batch.coefficients != 0) & acting).any(0)
+        if all(term.couples != "pair" for term in self.terms):
+            return active
+        other = partners(batch)
+        return active | (active[other] & (other >= 0))
 
     def counts(self, batch: TokenBatch) -> Tensor:
         """Each term's normaliser over this batch [K]; add over ranks."""

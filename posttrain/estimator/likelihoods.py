@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 
@@ -21,3 +23,28 @@ class Ratio:
     def __call__(self, logprobs: Tensor, log_denominator: Tensor) -> Tensor:
         """[A]."""
         return (logprobs - log_denominator).clamp(max=20.0).exp()
+
+
+@dataclass(frozen=True)
+class Shaped:
+    """LUFFY's policy shaping f(r) = r / (r + gamma), r = pi / denominator (arXiv 2504.14945, sec. 3.3).
+
+    Its gradient gamma / (r + gamma)^2 is largest at improbable tokens, where that of r itself vanishes.
+    """
+
+    gamma: float = 0.1
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        """ValueError unless gamma > 0."""
+        if not self.gamma > 0:
+            raise ValueError(f"gamma is {self.gamma}; allowed: above 0")
+
+    @property
+    def formula(self) -> str:
+        """The shape, at the ratio."""
+        return f"x/(x + {self.gamma:g}) at x = pi"
+
+    def __call__(self, logprobs: Tensor, log_denominator: Tensor) -> Tensor:
+        """[A]: r / (r + gamma) = sigmoid(log r - log gamma)."""
+        return torch.sigmoid(logprobs - log_denominator - math.log(self.gamma))

@@ -46,24 +46,35 @@ def as_latex(algorithm: Algorithm) -> str:
 def _gradient(parts: dict[str, Part]) -> str:
     roles = {role: part.formula for role, part in parts.items()}
     factors = [roles["aggregation"]]
-    factors += [f"[{roles[role]}]" for role in ("weight", "mask") if roles[role] != "1"]
-    factors.append(f"[{roles['advantage']}]" if roles["advantage"] != "1" else "")
-    factors.append(f"grad {roles['likelihood']} / {roles['denominator']}")
-    return " ".join(factor for factor in factors if factor)
+    factors += [f"[{roles[role]}]" for role in ("where", "weight", "mask") if roles.get(role, "1") != "1"]
+    factors += [f"[{roles['advantage']}]"] if roles.get("advantage", "1") != "1" else []
+    factors.append(f"grad {roles['likelihood']}" + (f" / {roles['denominator']}" if "denominator" in roles else ""))
+    return " ".join(factors)
 
 
 def _constants(part: Part) -> dict[str, Any]:
-    return {entry.name: getattr(part, entry.name) for entry in fields(part)} if is_dataclass(part) else {}
+    """Its fields; those of a part it holds as `part.field`."""
+    found: dict[str, Any] = {}
+    if not is_dataclass(part):
+        return found
+    for entry in fields(part):
+        value = getattr(part, entry.name)
+        inner = {f"{part_name(value)}.{name}": constant for name, constant in _constants(value).items()}
+        found |= inner if is_dataclass(value) else {entry.name: value}
+    return found
 
 
 _LATEX = [
     (r"1\[", r"\\mathbb{1}["),
     (r"\bsum_(\w+)", r"\\sum_{\1}"),
     (r"\bmean_group R", r"\\operatorname{mean}_{\\text{group}} R"),
+    (r"\bmax_group R", r"\\max_{\\text{group}} R"),
+    (r"\bmin_group R", r"\\min_{\\text{group}} R"),
     (r"\bstd_group R", r"\\operatorname{std}_{\\text{group}} R"),
     (r"\bnum_solved\b", r"n_{\\text{solved}}"),
     (r"\bN_(\w+)", r"N_{\\text{\1}}"),
     (r"\bsg\(", r"\\operatorname{sg}("),
+    (r"\bsigma\(", r"\\sigma("),
     (r"\bgrad\b", r"\\nabla"),
     (r"\bpi_(\w+)", r"\\pi_{\\text{\1}}"),
     (r"\bpi\b", r"\\pi"),

@@ -19,7 +19,10 @@ from posttrain.batch import TokenBatch, Unit
 class Part(Protocol):
     """What every part has."""
 
-    needs: ClassVar[frozenset[str]]
+    @property
+    def needs(self) -> frozenset[str]:
+        """What a batch must hold for it."""
+        ...
 
     @property
     def formula(self) -> str:
@@ -47,6 +50,15 @@ class Advantage(Part, Protocol):
 
     def __call__(self, batch: TokenBatch) -> Tensor:
         """Advantage per sequence [S] or per action token [A]."""
+        ...
+
+
+@runtime_checkable
+class Diagnosing(Protocol):
+    """An advantage that reports figures of its own."""
+
+    def diagnostics(self, batch: TokenBatch, rows: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """(sum, count) of each figure over the sequences `rows` [S] (bool)."""
         ...
 
 
@@ -83,6 +95,14 @@ class Weight(Part, Protocol):
 
     def __call__(self, batch: TokenBatch) -> Tensor:
         """Coefficients [S], at least 0."""
+        ...
+
+
+class Where(Part, Protocol):
+    """Which sequences of its source a term is about."""
+
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        """[S] of bool; the others are neither summed nor counted."""
         ...
 
 

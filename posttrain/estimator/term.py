@@ -21,7 +21,17 @@ from posttrain.estimator.denominators import Current
 from posttrain.estimator.diagnostics import Diagnostics
 from posttrain.estimator.likelihoods import Ratio
 from posttrain.estimator.masks import Unmasked
-from posttrain.estimator.parts import Advantage, Aggregation, Denominator, Likelihood, Mask, Part, Weight
+from posttrain.estimator.parts import (
+    Advantage,
+    Aggregation,
+    Denominator,
+    Diagnosing,
+    Likelihood,
+    Mask,
+    Part,
+    Weight,
+    Where,
+)
 from posttrain.estimator.weights import Always
 
 
@@ -67,7 +77,10 @@ class Term(Protocol):
 
 @dataclass(frozen=True)
 class PolicyTerm:
-    """A policy-gradient term; the defaults make it supervised fine-tuning on `source`."""
+    """A policy-gradient term; the defaults make it supervised fine-tuning on `source`.
+
+    where: a filter; the sequences it leaves out are neither summed nor counted.
+    """
 
     source: Source
     denominator: Denominator = field(default_factory=Current)
@@ -77,6 +90,7 @@ class PolicyTerm:
     aggregation: Aggregation = field(default_factory=TokenMean)
     weight: Weight = field(default_factory=Always)
     name: str = "policy"
+    where: Where | None = None
 
     @property
     def needs(self) -> frozenset[str]:
@@ -91,12 +105,20 @@ class PolicyTerm:
     def describe(self) -> dict[str, Part]:
         """The parts by role."""
         roles = ("weight", "aggregation", "mask", "denominator", "advantage", "likelihood")
-        return {role: getattr(self, role) for role in roles}
+        parts: dict[str, Part] = {role: getattr(self, role) for role in roles}
+        return parts if self.where is None else {"where": self.where, **parts}
 
     def rows(self, batch: TokenBatch) -> Tensor:
-        """The sequences [S] the term counts: those of its source, without ungraded ones where rewards are read."""
+        """The sequences [S] the term counts: those of its source that it is about.
+
+        Ungraded ones are left out where rewards are read, unless the advantage itself says what demonstrations, which
+        have no reward, count as (`grades_demonstrations`).
+        """
         rows = batch.is_from(self.source)
-        return rows & batch.graded if "rewards" in self.advantage.needs else rows
+        if "rewards" in self.advantage.needs:
+            shown = batch.is_from(Source.DEMONSTRATIONS) & getattr(self.advantage, "grades_demonstrations", False)
+            rows = rows & (batch.graded | shown)
+        return rows if self.where is None else rows & self.where(batch)
 
     def prepare(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """Advantages [A] and coefficients [S] = weight * sequence weight on this term's rows, 0 elsewhere."""
@@ -124,9 +146,13 @@ class PolicyTerm:
             mask = self.mask(batch, log_ratio, advantage)
             scale = batch.broadcast(coefficient) * self.aggregation.token_weights(batch) * mask * advantage
             found = diagnostics.of_term(batch, log_ratio, mask, advantage, on)
+            if isinstance(self.advantage, Diagnosing):
+                found |= self.advantage.diagnostics(batch, coefficient != 0)
         surrogate = self.likelihood(logprobs, log_denominator)
         return -(scale * surrogate).sum(), found
 
     def _per_token(self, batch: TokenBatch) -> Tensor:
+        if self.source is not Source.PREFERENCES:  # their rewards are strengths, not grades among rollouts
+            batch = batch.replace(graded=batch.graded & ~batch.is_from(Source.PREFERENCES))
         advantage = self.advantage(batch)
         return advantage if advantage.shape == batch.sequence_index.shape else batch.broadcast(advantage)

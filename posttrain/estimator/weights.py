@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from posttrain.batch import Source, TokenBatch
+from posttrain.estimator.read import field
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,38 @@ class Always:
 
 
 @dataclass(frozen=True)
+class Annealed:
+    """From `start` to `end` along half a cosine over the first `steps` optimiser steps, then `end`.
+
+    CHORD-mu's schedule without warm-up, in its authors' values (arXiv 2508.11408, sec. 3).
+    """
+
+    start: float = 0.9
+    end: float = 0.05
+    steps: int = 200
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        """ValueError for a weight below 0, or no steps."""
+        if not (self.start >= 0 and self.end >= 0 and self.steps >= 1):
+            raise ValueError(
+                f"annealed from start={self.start} to end={self.end} over steps={self.steps}; "
+                "allowed: weights of at least 0, and at least 1 step"
+            )
+
+    @property
+    def formula(self) -> str:
+        """Both ends."""
+        return f"cosine from {self.start:g} to {self.end:g} over {self.steps} steps"
+
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        """[S]."""
+        done = (field(batch, "step") / self.steps).clamp(max=1.0)
+        value = self.end + (self.start - self.end) * (1 + torch.cos(math.pi * done)) / 2
+        return torch.ones_like(batch.weight) * value
+
+
+@dataclass(frozen=True)
 class SolvedGate:
     """HPT's hard switch on the integer number of solved rollouts of the prompt (arXiv 2509.04419, eq. 10).
 
@@ -54,8 +88,42 @@ class SolvedGate:
 
     def __call__(self, batch: TokenBatch) -> Tensor:
         """[S]."""
-        rollouts = batch.is_from(Source.ROLLOUTS) & batch.graded
-        num_graded = batch.group_sum(rollouts.long())
-        num_solved = batch.group_sum((rollouts & batch.solved).long())
+        num_solved, known = _num_solved(batch)
         on = (num_solved > self.gate) if self.above else (num_solved <= self.gate)
-        return self.value * (on & (num_graded > 0))[batch.group_index].to(batch.weight.dtype)
+        return self.value * (on & known)[batch.group_index].to(batch.weight.dtype)
+
+
+@dataclass(frozen=True)
+class SolvedTable:
+    """A coefficient for each number of solved rollouts of the prompt: value * table[num_solved].
+
+    The last entry stands for every higher number. The soft form of HPT's switch (arXiv 2509.04419, eq. 10 with
+    general f and g; the tables are its code's). A group without a graded rollout has coefficient 0.
+    """
+
+    table: tuple[float, ...] = (0.0, 1.0)
+    value: float = 1.0
+    needs: ClassVar[frozenset[str]] = frozenset({"rewards", "groups"})
+
+    def __post_init__(self) -> None:
+        """ValueError for an empty table or an entry below 0."""
+        if not self.table or not all(entry >= 0 for entry in (*self.table, self.value)):
+            raise ValueError(f"table is {self.table}, value {self.value}; allowed: one or more numbers of at least 0")
+
+    @property
+    def formula(self) -> str:
+        """The table."""
+        factor = "" if self.value == 1 else f"{self.value:g} "
+        return f"{factor}({', '.join(f'{entry:g}' for entry in self.table)})[num_solved]"
+
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        """[S]."""
+        num_solved, known = _num_solved(batch)
+        table = self.value * torch.tensor(self.table, dtype=batch.weight.dtype, device=batch.weight.device)
+        return (table[num_solved.clamp(max=len(self.table) - 1)] * known)[batch.group_index]
+
+
+def _num_solved(batch: TokenBatch) -> tuple[Tensor, Tensor]:
+    """Solved rollouts of each group [G], and whether any of them was graded."""
+    rollouts = batch.is_from(Source.ROLLOUTS) & batch.graded
+    return batch.group_sum((rollouts & batch.solved).long()), batch.group_sum(rollouts.long()) > 0

@@ -84,6 +84,7 @@ class Loop:
             "schedule": self.updater.schedule.state_dict(),
             "data": self.builder.state_dict(),
             "window_index": self.window_index,
+            "num_cut_sequences": self.builder.num_cut,
             "num_skipped_steps": self.num_skipped_steps,
             "num_skipped_in_a_row": self.num_skipped_in_a_row,
             "elapsed_seconds": self.elapsed_seconds,
@@ -98,6 +99,7 @@ class Loop:
         self.builder.load_state_dict(state["data"])
         self.step = state["step"]
         self.window_index = state["window_index"]
+        self.builder.num_cut = state["num_cut_sequences"]
         self.num_skipped_steps = state["num_skipped_steps"]
         self.num_skipped_in_a_row = state["num_skipped_in_a_row"]
         self.elapsed_seconds = state["elapsed_seconds"]
@@ -115,7 +117,7 @@ class Loop:
             self._fill_window(tracker)
         data = self.pending.pop(0)
         played = time.monotonic()
-        metrics = self.updater(data.sequences)
+        metrics = self.updater(data.sequences, self.step)
         self.step += 1
         end = time.monotonic()
         self.elapsed_seconds += end - start
@@ -131,17 +133,18 @@ class Loop:
             "tokens_per_second": num_tokens / (end - start),
             "epoch": self.builder.epoch,
             "skipped_steps": self.num_skipped_steps,
+            "num_cut_sequences": self.builder.num_cut,
         } | metrics
 
     def _fill_window(self, tracker: Tracker) -> None:
         steps, groups = self.builder.build(self.window_index, self._synced_collector)
         if groups:
             check_failure_rate(groups, self.recipe.rollout.max_failure_rate)
-        if self.accelerator.is_main_process:
-            for offset, data in enumerate(steps, start=1):
-                batch = self.updater.algorithm.prepare(TokenBatch.from_sequences(data.sequences))
-                tracker.rollouts(self.step + offset, data, batch, self.tokenizer, self.recipe.tracking.groups_per_step)
         self.pending = [StepData(self._scored(data.sequences, len(steps)), data.played) for data in steps]
+        if self.accelerator.is_main_process:
+            for step, data in enumerate(self.pending, start=self.step):
+                batch = self.updater.algorithm.prepare(TokenBatch.from_sequences(data.sequences, step=step))
+                tracker.rollouts(step + 1, data, batch, self.tokenizer, self.recipe.tracking.groups_per_step)
         self.window_index += 1
 
     def _synced_collector(self) -> Collector:
@@ -156,11 +159,12 @@ class Loop:
             self.engine.sync(named_weights(self._model), self.step)
 
     def _scored(self, sequences: Sequence[TokenSequence], num_steps: int) -> list[TokenSequence]:
-        """Old logprobs where the policy will change within the window, reference logprobs where needed."""
-        needs, device = self.updater.algorithm.needs, self.accelerator.device
+        """Old logprobs where the policy will change within the window or advantages read them; reference logprobs."""
+        algorithm, device = self.updater.algorithm, self.accelerator.device
+        needs = algorithm.needs
         budget = self.updater.tokens_per_microbatch
         scored = list(sequences)
-        if "old_logprobs" in needs and num_steps > 1:
+        if "old_logprobs" in needs and (num_steps > 1 or "old_logprobs" in algorithm.prepare_needs):
             scored = score(self.updater.policy, scored, "old_logprobs", budget, device)
         if "reference_logprobs" in needs:
             scored = score(self.reference, scored, "reference_logprobs", budget, device)

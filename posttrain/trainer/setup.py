@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -39,6 +40,12 @@ from posttrain.trainer.optimizer import make_optimizer, make_schedule
 from posttrain.trainer.step import Updater
 from posttrain.trainer.window import WindowBuilder
 
+SUPERVISED = (
+    (Source.DEMONSTRATIONS, "demonstration", "completion"),
+    (Source.PREFERENCES, "preference's chosen side", "chosen"),
+)
+"""Sources of completions that were not sampled, what one is called, and the field of an example that holds it."""
+
 
 @dataclass(frozen=True)
 class HeldOut:
@@ -55,6 +62,7 @@ class Sources:
 
     prompts: Stream | None
     demonstrations: Stream | None
+    preferences: Stream | None
     examples: Sequence[Examples]
     lines: list[str]
 
@@ -68,8 +76,8 @@ def load_data(recipe: Recipe, algorithm: Algorithm, held_out: Sequence[Example])
 
     def stream(settings: Sequence[SourceSettings], kind: str) -> Stream:
         found = []
-        for one in settings:
-            whole = load_source(one, kind)
+        for index, one in enumerate(settings):
+            whole = _load(one, kind, index)
             source = without(whole, held_out) if held_out else whole
             found.append(source)
             skipped = f", {source.num_skipped} bad rows skipped" if source.num_skipped else ""
@@ -82,19 +90,34 @@ def load_data(recipe: Recipe, algorithm: Algorithm, held_out: Sequence[Example])
         return Stream(found, [source.weight for source in settings], recipe.seed)
 
     demonstrations = stream(recipe.demonstrations, "demonstrations") if recipe.demonstrations else None
+    preferences = stream(recipe.preferences, "preferences") if recipe.preferences else None
     if not rollouts:
-        return Sources(None, demonstrations, loaded, lines)
+        return Sources(None, demonstrations, preferences, loaded, lines)
     if not recipe.prompts:
-        return Sources(demonstrations, None, loaded, lines)
-    return Sources(stream(recipe.prompts, "prompts"), demonstrations if imitates else None, loaded, lines)
+        return Sources(demonstrations, None, preferences, loaded, lines)
+    prompts = stream(recipe.prompts, "prompts")
+    return Sources(prompts, demonstrations if imitates else None, preferences, loaded, lines)
 
 
-def check_chat(sources: Sequence[Examples], tokenizer: Any, stop_ids: frozenset[int]) -> str:
-    """Check the action mask of the first demonstration; returns it as rich markup."""
-    example = next((source[0] for source in sources if source[0].completion is not None), None)
-    if example is None or example.completion is None:
-        raise DataError("no source of demonstrations has a completion in its first row")
-    encoded = encode_demonstration(example.prompt, example.completion, tokenizer)
+def _load(settings: SourceSettings, kind: str, index: int) -> Examples:
+    """The rows of one source; its DataError begins with the recipe's field."""
+    try:
+        return load_source(settings, kind)
+    except DataError as error:
+        first = re.split(r"[.:]", str(error), maxsplit=1)[0]
+        separator = "." if first in SourceSettings.model_fields else ": "
+        raise DataError(f"{kind}.{index}{separator}{error}") from error
+
+
+def check_chat(sources: Sequence[Examples], side: str, tokenizer: Any, stop_ids: frozenset[int]) -> str:
+    """Check the action mask of the first demonstration (side "completion") or preference ("chosen").
+
+    Returns it as rich markup.
+    """
+    example = next((source[0] for source in sources if getattr(source[0], side) is not None), None)
+    if example is None:
+        raise DataError(f"no source of data has a {side} in its first row")
+    encoded = encode_demonstration(example.prompt, getattr(example, side), tokenizer)
     check_supervision(encoded, tokenizer, stop_ids)
     return coloured_sample(encoded, tokenizer)
 
@@ -112,12 +135,15 @@ def build(recipe: Recipe, output: Path, stack: ExitStack, say: Callable[[str], N
         say(escape(line))
     if grader is not None:
         for examples in data.examples:
-            grader.check_columns(examples[0].columns)
+            if examples[0].chosen is None:
+                grader.check_columns(examples[0].columns)
     model = load_model(recipe.model, tokenizer, recipe.seed)
     stop_ids = stop_token_ids(tokenizer, model.generation_config)
     model.generation_config.eos_token_id = sorted(stop_ids)  # so that `final/` stops where training did
-    if Source.DEMONSTRATIONS in algorithm.sources:
-        say("one demonstration (what is supervised in green):\n" + check_chat(data.examples, tokenizer, stop_ids))
+    for source, noun, side in SUPERVISED:
+        if source in algorithm.sources:
+            sample = check_chat(data.examples, side, tokenizer, stop_ids)
+            say(f"one {noun} (what is supervised in green):\n{sample}")
     accelerator = make_accelerator(recipe.training, recipe.tracking, output)
     accelerator.init_trackers(recipe.tracking.project)
     reference = reference_of(model).to(accelerator.device) if "reference_logprobs" in algorithm.needs else None
@@ -130,7 +156,9 @@ def build(recipe: Recipe, output: Path, stack: ExitStack, say: Callable[[str], N
         accelerator=accelerator,
         tokenizer=tokenizer,
         updater=updater,
-        builder=WindowBuilder(recipe, algorithm, tokenizer, data.prompts, data.demonstrations, *ranks),
+        builder=WindowBuilder(
+            recipe, algorithm, tokenizer, data.prompts, data.demonstrations, *ranks, data.preferences
+        ),
         engine=engine,
         collector=_collector(recipe, engine, grader, tokenizer, stop_ids) if engine and grader else None,
         evaluate=_evaluate(recipe, evaluation, engine, tokenizer, stop_ids, stack) if engine and evaluation else None,

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,12 +37,13 @@ class Updater:
     tokens_per_microbatch: int
     max_grad_norm: float
 
-    def __call__(self, sequences: Sequence[TokenSequence]) -> dict[str, float]:
-        """One step on this rank's `sequences`; returns its metrics.
+    def __call__(self, sequences: Sequence[TokenSequence], step: int = 0) -> dict[str, float]:
+        """One step on this rank's `sequences`, after `step` steps of the run; returns its metrics.
 
         A gradient with inf or nan leaves policy, optimiser and schedule as they were: `skipped` is 1.
         """
-        batch = self.algorithm.prepare(TokenBatch.from_sequences(sequences, dtype=self._dtype))
+        own = TokenBatch.from_sequences(sequences, self._dtype, step)
+        batch = self.algorithm.prepare(own, partial(add_over_ranks, self.accelerator))
         counts = add_over_ranks(self.accelerator, self.algorithm.counts(batch))
         active = self.algorithm.active(batch).nonzero().squeeze(1).tolist()
         kept = [sequences[row] for row in active]

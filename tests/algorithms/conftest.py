@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -42,6 +42,11 @@ class World:
         table = torch.log_softmax(self.theta if theta is None else theta, -1)
         return [table[row.contexts, row.tokens] for row in self.rows]
 
+    def entropies(self) -> list[Tensor]:
+        """The policy's entropy where each completion's tokens are drawn, in nats."""
+        table = torch.log_softmax(self.theta, -1)
+        return [-(table.exp() * table).sum(-1)[row.contexts] for row in self.rows]
+
     def batch(self, logprobs: Tensor | None = None) -> TokenBatch:
         """What the estimator sees, at `logprobs` [A] (default: the policy's)."""
         sequences = [
@@ -50,6 +55,7 @@ class World:
                 action_mask=(False, *(True,) * len(row.tokens)),
                 source=row.source,
                 group=row.group,
+                pair=row.group if row.source is Source.PREFERENCES else -1,
                 reward=row.reward,
                 solved=row.solved,
                 behavior_logprobs=tuple(row.old),
@@ -60,7 +66,8 @@ class World:
             for row in self.rows
         ]
         flat = torch.cat(self.logprobs()) if logprobs is None else logprobs
-        return TokenBatch.from_sequences(sequences, dtype=flat.dtype).replace(logprobs=flat)
+        entropy = torch.cat(self.entropies()).to(flat.dtype)
+        return TokenBatch.from_sequences(sequences, dtype=flat.dtype).replace(logprobs=flat, entropy=entropy)
 
     def of(self, source: Source) -> list[list[int]]:
         """Indices of the source's rows, by group."""
@@ -82,7 +89,10 @@ def make_world(
     ungraded: float = 0.0,
     binary: bool = True,
 ) -> World:
-    """A random world; the first group solves nothing, the second everything; `drift` moves old and reference away."""
+    """A random world; the first group solves nothing, the second everything; `drift` moves old and reference away.
+
+    Each group has one pair of preferences, the chosen side (reward 1) first.
+    """
     draw = random.Random(seed)
     theta = torch.randn(CONTEXTS, VOCABULARY, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     table = torch.log_softmax(theta, -1)
@@ -106,9 +116,13 @@ def make_world(
         )
 
     rows = []
+    sizes = {Source.ROLLOUTS: group_size, Source.PREFERENCES: 2}
     for group in range(num_groups):
         for source in sources:
-            rows += [row(source, group) for _ in range(group_size if source is Source.ROLLOUTS else 1)]
+            made = [row(source, group) for _ in range(sizes.get(source, 1))]
+            if source is Source.PREFERENCES:
+                made = [replace(one, reward=reward) for one, reward in zip(made, (1.0, 0.0), strict=True)]
+            rows += made
     return World(theta.requires_grad_(), rows)
 
 

@@ -11,7 +11,7 @@ import torch
 from posttrain.algorithms import load
 from posttrain.estimator import Source
 
-NAMES = ["sft", "reinforce", "grpo", "hpt"]
+NAMES = ["sft", "reinforce", "grpo", "hpt", "rloo", "dr_grpo", "dapo", "reinforce_pp", "gspo", "cispo"]
 
 
 def rollout(row_type: Any, reward: float | None, *, length: int = 2, group: int = 0, **changes: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -101,3 +102,40 @@ def test_sft_on_samples_of_a_policy_pulls_towards_it(row_type: Any, world_of: An
     target, current = torch.log_softmax(expert, -1), torch.log_softmax(theta, -1)
     divergence = (target.exp() * (target - current)).sum() / 2  # per token
     torch.testing.assert_close(total, gradient(divergence, theta), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kl_weight", [0.0, 0.3])
+def test_leave_one_out_is_unbiased_and_its_penalty_is_the_exact_divergence(
+    kl_weight: float, row_type: Any, world_of: Any, gradient: Any
+) -> None:
+    """RLOO (2402.14740): E = grad { J - kl_weight KL(pi || pi_ref) }, without Dr. GRPO's factor 1 - 1/G."""
+    theta, frozen = parameters(2).requires_grad_(), torch.log_softmax(parameters(2, seed=1), -1)
+    rows = [
+        replace(row, reference=frozen[row.contexts, row.tokens].tolist())
+        for row in completions(row_type, 2, theta.detach())
+    ]
+    algorithm = load("rloo", kl_weight=kl_weight)
+    total = torch.zeros_like(theta)
+    for group in itertools.product(rows, repeat=2):
+        probability = torch.tensor([x for row in group for x in row.old], dtype=torch.float64).sum().exp()
+        total += probability * gradient(loss_of(algorithm, list(group), theta, world_of), theta)
+    current = torch.log_softmax(theta, -1)
+    divergence = (current.exp() * (current - frozen)).sum()
+    expected = -gradient(expected_reward(rows, theta) - kl_weight * divergence, theta)
+    torch.testing.assert_close(total, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+def test_kl_terms_on_policy(estimator: str, row_type: Any, world_of: Any, gradient: Any) -> None:
+    """One token: the terms k1 and k2 follow grad KL(pi || pi_ref), and k3 follows grad KL(pi_ref || pi)."""
+    theta, frozen = parameters(1).requires_grad_(), torch.log_softmax(parameters(1, seed=1), -1)
+    algorithm = load("grpo", kl_weight=1.0, kl_estimator=estimator)
+    total = torch.zeros_like(theta)
+    for row in completions(row_type, 1, theta.detach()):
+        here = replace(row, reference=frozen[row.contexts, row.tokens].tolist())
+        probability = torch.tensor(row.old, dtype=torch.float64).sum().exp()
+        total += probability * gradient(loss_of(algorithm, [here], theta, world_of), theta)
+    first, second = torch.log_softmax(theta, -1), frozen
+    if estimator == "k3":
+        first, second = second, first
+    torch.testing.assert_close(total, gradient((first.exp() * (first - second)).sum(), theta), rtol=1e-12, atol=1e-12)

@@ -87,7 +87,7 @@ def test_a_plugin_folder_cannot_shadow_the_catalogue_itself(plugins, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "name", "expected"),
     [
-        ("algorithms", "gpro", "did you mean 'grpo'?"),
+        ("algorithms", "grpoo", "did you mean 'grpo'?"),
         ("algorithms", "../errors", "is not a known algorithm"),
         ("rewards", "honst", "did you mean 'honest'?"),
         ("reward", "honest", "did you mean 'rewards'?"),

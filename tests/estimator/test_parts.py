@@ -10,18 +10,25 @@ import pytest
 import torch
 
 from posttrain.estimator import Source
-from posttrain.estimator.advantages import Constant, GroupRelative, ReferenceKL, Reward
+from posttrain.estimator.advantages import Constant, GroupRelative, LeaveOneOut, ReferenceKL, Reward
 from posttrain.estimator.aggregation import FixedLength, SequenceMean, Sum, TokenMean
-from posttrain.estimator.denominators import Behavior, Current, Old, One
+from posttrain.estimator.denominators import Behavior, Current, Floored, Old, One
+from posttrain.estimator.denominators import SequenceMean as SequenceRatio
+from posttrain.estimator.entropy import Entropy
+from posttrain.estimator.importance import SamplerCorrection
 from posttrain.estimator.likelihoods import Ratio
-from posttrain.estimator.masks import Clip, Unmasked
+from posttrain.estimator.masks import Clip, DualClip, Product, SequenceClip, Unmasked
 from posttrain.estimator.parts import Part, part_name
+from posttrain.estimator.reward_kl import ReturnKL, RewardKL
 from posttrain.estimator.weights import Always, SolvedGate
+from posttrain.estimator.whitening import Whitened
 
 PARTS = [
     *(Constant(), Reward(), GroupRelative(), ReferenceKL()),
     *(TokenMean(), SequenceMean(), FixedLength(), Sum()),
     *(Current(), Old(), Behavior(), One(), Ratio(), Unmasked(), Clip(), Always(), SolvedGate()),
+    *(LeaveOneOut(), RewardKL(), ReturnKL(), Whitened(), Floored(), SequenceRatio(), Entropy()),
+    *(DualClip(), SequenceClip(), Product(), SamplerCorrection()),
 ]
 
 

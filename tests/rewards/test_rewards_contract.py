@@ -1,4 +1,7 @@
-"""What every reward of the catalogue keeps: documented, bounded, nothing for garbage, the full mark for gold."""
+"""What every reward of the catalogue keeps: documented, bounded, nothing for garbage, the full mark for gold.
+
+A reward that does not read the completion is a shaping reward: a penalty in [-1, 0] beside one that does.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ ENTRY = {"question": "2 + 2 = ", "answer": "4", "metadata": {"source_dataset": "
 GOLD: dict[str, tuple[str, dict[str, Any]]] = {
     "format_tags": ("<think>Two and two.</think>\n<answer>4</answer>", {}),
     "gsm8k": ("Two and two make #### 4", {"answer": "He has 2 + 2 = <<2+2=4>>4 apples.\n#### 4"}),
+    "overlong": ("Two and two make 4.", {"num_tokens": 7}),
     "math_answer": ("It is \\boxed{\\frac{1}{2}}.", {"answer": "0.5"}),
     "reasoning_gym": ("<answer>4</answer>", {"entry": ENTRY}),
 }
@@ -47,7 +51,15 @@ GARBAGE = [
 ]
 
 
-@pytest.fixture(params=REWARDS)
+def reads_completion(name: str) -> bool:
+    return "completion" in RewardInputs.of(name, catalog.find("rewards", name)).required
+
+
+ANSWERS = [name for name in REWARDS if reads_completion(name)]
+SHAPING = [name for name in REWARDS if name not in ANSWERS]
+
+
+@pytest.fixture(params=ANSWERS)
 def reward(request: pytest.FixtureRequest) -> Callable[..., float | None]:
     """Each reward, with its columns filled in."""
     function = catalog.find("rewards", request.param)
@@ -64,12 +76,12 @@ def test_documented_and_readable(name: str) -> None:
     function = catalog.find("rewards", name)
     assert inspect.getdoc(function)
     inputs = RewardInputs.of(name, function)
-    assert "completion" in inputs.required
+    assert {"completion", "num_tokens"} & set(inputs.required)
     assert catalog.check("rewards", name, {}) is not None  # every setting has a default
     inputs.check_columns(GOLD[name][1])
 
 
-@pytest.mark.parametrize("name", REWARDS)
+@pytest.mark.parametrize("name", ANSWERS)
 def test_gold_scores_the_full_mark(name: str) -> None:
     completion, columns = GOLD[name]
     assert catalog.find("rewards", name)(completion, **columns) == 1.0
@@ -82,7 +94,16 @@ def test_garbage_scores_nothing(reward: Callable[[str], float | None], completio
 
 @settings(max_examples=40, deadline=None)
 @given(completion=st.text(max_size=60))
-@pytest.mark.parametrize("name", REWARDS)
+@pytest.mark.parametrize("name", ANSWERS)
 def test_bounded_on_any_text(name: str, completion: str) -> None:
     value = catalog.find("rewards", name)(completion, **GOLD[name][1])
     assert value is None or 0.0 <= value <= 1.0
+
+
+@settings(max_examples=40, deadline=None)
+@given(num_tokens=st.integers(0, 10**9))
+@pytest.mark.parametrize("name", SHAPING)
+def test_shaping_is_a_bounded_penalty(name: str, num_tokens: int) -> None:
+    function = catalog.find("rewards", name)
+    assert -1.0 <= function(num_tokens=num_tokens) <= 0.0
+    assert function(**GOLD[name][1]) == 0.0

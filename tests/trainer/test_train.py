@@ -140,6 +140,20 @@ def test_failing_rewards_are_counted_and_left_out(
     assert failed >= 3
 
 
+def test_demonstrations_cut_at_max_length_are_counted(
+    tiny_recipe: dict[str, Any], write_recipe: WriteRecipe, tmp_path: Path
+) -> None:
+    tiny_recipe["algorithm"] = {"name": "sft"}
+    del tiny_recipe["rewards"], tiny_recipe["rollout"]
+    tiny_recipe["training"] |= {
+        "max_length": 71,
+        "steps": 2,
+    }  # 70 tokens of prompt, then an answer of one or two and the end
+    train(load_recipe(write_recipe(tiny_recipe)), tmp_path / "run")
+    counts = [row["num_cut_sequences"] for row in _metrics(tmp_path / "run")]
+    assert counts == [4, 8]
+
+
 def test_too_many_failures_stop_the_run_with_the_causes(
     tiny_recipe: dict[str, Any], write_recipe: WriteRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,7 +177,20 @@ def test_a_run_of_gradients_that_are_not_finite_stops(
 
 @pytest.mark.parametrize(
     ("algorithm", "data"),
-    [({"name": "sft"}, "demonstrations"), ({"name": "reinforce"}, "prompts"), ({"name": "grpo"}, "prompts")],
+    [
+        ({"name": "sft"}, "demonstrations"),
+        ({"name": "reinforce"}, "prompts"),
+        ({"name": "raft"}, "prompts"),
+        ({"name": "grpo"}, "prompts"),
+        ({"name": "grpo", "preset": "openrlhf", "entropy_weight": 0.01}, "prompts"),
+        ({"name": "grpo", "preset": "trl"}, "prompts"),
+        ({"name": "rloo"}, "prompts"),
+        ({"name": "dr_grpo"}, "prompts"),
+        ({"name": "dapo"}, "prompts"),
+        ({"name": "reinforce_pp"}, "prompts"),
+        ({"name": "gspo"}, "prompts"),
+        ({"name": "cispo"}, "prompts"),
+    ],
 )
 def test_every_algorithm_trains(
     tiny_recipe: dict[str, Any], write_recipe: WriteRecipe, tmp_path: Path, algorithm: dict[str, Any], data: str
@@ -175,3 +202,26 @@ def test_every_algorithm_trains(
     tiny_recipe["training"]["steps"] = 2
     assert train(load_recipe(write_recipe(tiny_recipe)), tmp_path / "run") is None
     assert len(_metrics(tmp_path / "run")) == 2
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        {"name": "hpt", "off_policy_gate": 1},
+        {"name": "hpt_soft"},
+        {"name": "luffy"},
+        {"name": "srft"},
+        {"name": "chord", "mu": 0.9, "mu_end": 0.0, "mu_steps": 2},
+        {"terms": [{"source": "rollouts", "advantage": "group_relative"}, {"source": "demonstrations", "weight": 0.1}]},
+    ],
+    ids=str,
+)
+def test_every_hybrid_trains(
+    tiny_recipe: dict[str, Any], write_recipe: WriteRecipe, tmp_path: Path, algorithm: dict[str, Any]
+) -> None:
+    tiny_recipe["algorithm"] = algorithm
+    tiny_recipe["training"]["steps"] = 2
+    loaded = load_recipe(write_recipe(tiny_recipe))
+    assert train(loaded, tmp_path / "run") is None
+    assert all(row["num_sequences"] == 20 and row["grad_norm"] > 0 for row in _metrics(tmp_path / "run"))
+    assert load_recipe(tmp_path / "run" / "recipe.yaml").recipe == loaded.recipe
