@@ -13,29 +13,34 @@ from posttrain.batch import TokenBatch
 Diagnostics = dict[str, tuple[Tensor, Tensor]]
 
 
-def of_term(batch: TokenBatch, log_ratio: Tensor, mask: Tensor, advantage: Tensor, on: Tensor) -> Diagnostics:
-    """Figures over the tokens where `on` [A].
-
-    nll: -log pi, nats per token. entropy: of the policy at each token, nats. clip_fraction: share of tokens with a
-    non-zero advantage whose mask is 0. kl_k1, kl_k3: KL(denominator || pi) estimated by -log r and r - 1 - log r
-    (Schulman 2020). ratio, ratio_squared: first two moments of r, from which ESS = mean(r)^2 / mean(r^2).
-    """
+def of_policy(batch: TokenBatch, on: Tensor) -> Diagnostics:
+    """Figures of the policy over the tokens where `on` [A], in nats per token: nll = -log pi, and its entropy."""
     assert batch.logprobs is not None
+    weight = on.to(batch.logprobs.dtype)
+    found = {"nll": (-(weight * batch.logprobs.detach()).sum(), weight.sum())}
+    if batch.entropy is not None:
+        found["entropy"] = ((weight * batch.entropy.detach()).sum(), weight.sum())
+    return found
+
+
+def of_ratio(log_ratio: Tensor, mask: Tensor, advantage: Tensor, on: Tensor) -> Diagnostics:
+    """Figures of r = pi / denominator over the tokens where `on` [A]; of use where the denominator is another policy.
+
+    clip_fraction: share of tokens with a non-zero advantage whose mask is 0. kl_k1, kl_k3: KL(denominator || pi)
+    estimated by -log r and r - 1 - log r (Schulman 2020). ratio, ratio_squared: first two moments of r, from which
+    ESS = mean(r)^2 / mean(r^2).
+    """
     weight = on.to(log_ratio.dtype)
     count = weight.sum()
     ratio = log_ratio.clamp(-20, 20).exp()
     acting = weight * (advantage != 0)
-    found = {
-        "nll": (-(weight * batch.logprobs.detach()).sum(), count),
+    return {
         "clip_fraction": ((acting * (mask == 0)).sum(), acting.sum()),
         "kl_k1": (-(weight * log_ratio).sum(), count),
         "kl_k3": ((weight * (ratio - 1 - log_ratio)).sum(), count),
         "ratio": ((weight * ratio).sum(), count),
         "ratio_squared": ((weight * ratio**2).sum(), count),
     }
-    if batch.entropy is not None:
-        found["entropy"] = ((weight * batch.entropy.detach()).sum(), count)
-    return found
 
 
 def merge(parts: list[Diagnostics]) -> Diagnostics:

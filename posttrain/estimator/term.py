@@ -145,7 +145,9 @@ class PolicyTerm:
             log_ratio = logprobs.detach() - log_denominator
             mask = self.mask(batch, log_ratio, advantage)
             scale = batch.broadcast(coefficient) * self.aggregation.token_weights(batch) * mask * advantage
-            found = diagnostics.of_term(batch, log_ratio, mask, advantage, on)
+            found = diagnostics.of_policy(batch, on)
+            if self.denominator.needs:  # a policy other than the current one
+                found |= diagnostics.of_ratio(log_ratio, mask, advantage, on)
             if isinstance(self.advantage, Diagnosing):
                 found |= self.advantage.diagnostics(batch, coefficient != 0)
         surrogate = self.likelihood(logprobs, log_denominator)
