@@ -10,6 +10,9 @@ from posttrain.estimator.algorithm import Algorithm
 from posttrain.estimator.parts import Part, part_name
 
 
+_PART_WIDTH = 40
+
+
 def as_dict(algorithm: Algorithm) -> dict[str, Any]:
     """Name, needs, and for each term its source and its parts with formula and constants."""
     terms = []
@@ -31,7 +34,8 @@ def as_text(algorithm: Algorithm) -> str:
         for role, part in parts.items():
             constants = ", ".join(f"{name}={value}" for name, value in _constants(part).items())
             shown = part_name(part) + (f"({constants})" if constants else "")
-            lines.append(f"  {role:<12}{shown:<34} {part.formula}")
+            formula = part.formula if len(shown) <= _PART_WIDTH else f"\n{'':<{14 + _PART_WIDTH}} {part.formula}"
+            lines.append(f"  {role:<12}{shown:<{_PART_WIDTH}} {formula}")
     lines += ["", f"needs       {', '.join(sorted(algorithm.needs)) or 'nothing besides the tokens'}"]
     lines.append("normalisers count whole optimiser steps: every micro-batch of every rank")
     return "\n".join(lines)
