@@ -10,7 +10,7 @@ from posttrain.estimator.algorithm import Algorithm
 from posttrain.estimator.parts import Part, part_name
 
 
-_PART_WIDTH = 40
+_PART_WIDTH = 46
 
 
 def as_dict(algorithm: Algorithm) -> dict[str, Any]:
