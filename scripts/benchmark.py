@@ -1,6 +1,7 @@
 """Benchmarks, each side by side with what it is compared to, in one process, alternating.
 
 scripts/benchmark step      one optimiser step against a bare forward + backward + AdamW on the same tokens
+scripts/benchmark update    forward + backward + AdamW of groups with shared prompts against padded rows, in bf16
 """
 
 from __future__ import annotations
@@ -36,6 +37,14 @@ MODEL = {
     "head_dim": 32,
     "max_position_embeddings": 512,
     "tie_word_embeddings": True,
+}
+QUICKSTART = MODEL | {
+    "hidden_size": 160,
+    "intermediate_size": 448,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 5,
+    "num_key_value_heads": 5,
+    "max_position_embeddings": 1024,
 }
 TRAINING = TrainingSettings(steps=1000, learning_rate=1e-4, tokens_per_microbatch=4096)
 
@@ -125,15 +134,72 @@ def step_benchmark(runs: int) -> list[dict[str, object]]:
     return rows
 
 
+def groups(num_groups: int, prompt_tokens: int, longest: int, shortest: int, seed: int) -> list[TokenSequence]:
+    """Groups of 9 random completions of one random prompt."""
+    generator = random.Random(seed)
+    found = []
+    for group in range(num_groups):
+        prompt = tuple(generator.randrange(10, 90) for _ in range(prompt_tokens))
+        for _ in range(9):
+            length = generator.randint(shortest, longest)
+            ids = prompt + tuple(generator.randrange(10, 90) for _ in range(length))
+            mask = (False,) * prompt_tokens + (True,) * length
+            found.append(TokenSequence(ids, mask, Source.ROLLOUTS, group))
+    return found
+
+
+def rows_step(sequences: Sequence[TokenSequence], share: bool) -> Callable[[], None]:
+    """Planning, collating, forward and backward under bf16 autocast, AdamW."""
+    settings = ModelSettings(config=QUICKSTART)
+    policy = Policy(load_model(settings, load_tokenizer(TokenizerSettings(path="characters"), settings), seed=0))
+    policy.train()
+    optimizer = make_optimizer(policy, TRAINING)
+
+    def step() -> None:
+        for batch in microbatches(sequences, TRAINING.tokens_per_microbatch, share=share):
+            with torch.autocast("cpu", torch.bfloat16):
+                scored = policy(collate([sequences[index] for index in batch], share=share))
+            torch.autograd.backward(scored.logprobs.sum())
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def update_benchmark(runs: int) -> list[dict[str, object]]:
+    """Rows for several shapes; ratio = padded / shared; 1 where sharing cannot pay and padded rows are chosen."""
+    rows: list[dict[str, object]] = []
+    for prompt, shortest, longest, num_groups, target in [
+        (57, 7, 7, 64, 2.5),
+        (512, 16, 128, 4, 2.5),
+        (32, 16, 256, 16, 0.95),
+    ]:
+        sequences = groups(num_groups, prompt, longest, shortest, seed=0)
+        shared_seconds, padded_seconds = alternate(rows_step(sequences, True), rows_step(sequences, False), runs)
+        rows.append(
+            {
+                "work": f"update, {num_groups} x 9 of {shortest}-{longest} after {prompt} tokens",
+                "ours_seconds": statistics.median(shared_seconds),
+                "peer_seconds": statistics.median(padded_seconds),
+                "ratio": statistics.median(p / s for p, s in zip(padded_seconds, shared_seconds, strict=True)),
+                "target": target,
+            }
+        )
+    return rows
+
+
+BENCHMARKS = {"step": step_benchmark, "update": update_benchmark}
+
+
 def main() -> None:
     """Run one benchmark, print its table, write its JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("benchmark", choices=["step"])
+    parser.add_argument("benchmark", choices=BENCHMARKS)
     parser.add_argument("--runs", type=int, default=9)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    rows = step_benchmark(arguments.runs)
-    print(f"{'work':<52}{'ours':>10}{'bare':>10}{'bare/ours':>11}{'target':>9}")
+    rows = BENCHMARKS[arguments.benchmark](arguments.runs)
+    print(f"{'work':<52}{'ours':>10}{'peer':>10}{'peer/ours':>11}{'target':>9}")
     for row in rows:
         print(
             f"{row['work']:<52}{row['ours_seconds']:>9.3f}s{row['peer_seconds']:>9.3f}s"

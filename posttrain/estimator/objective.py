@@ -9,7 +9,6 @@ from typing import Any
 from posttrain.estimator.algorithm import Algorithm
 from posttrain.estimator.parts import Part, part_name
 
-
 _PART_WIDTH = 46
 
 

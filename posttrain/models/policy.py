@@ -1,47 +1,26 @@
 """The policy as the trainer sees it: padded rows in, log-probability and entropy of each action token out.
 
-No attention mask is passed: rows are padded on the right, so a causal model never looks from a token to padding, and
-the fast causal kernels stay available. `models.check` verifies this, and the head, for the loaded architecture.
-Not covered: architectures whose attention is not causal, and value heads.
+Plain rows come without an attention mask: they are padded on the right, so a causal model never looks from a token to
+padding, and the fast causal kernels stay available. Rows that several sequences share bring a mask; models that cannot
+take it (see `models.shared_rows`) get the same sequences as plain rows. `models.check` verifies all this, and the head,
+for the loaded architecture. Not covered: architectures whose attention is not causal, and value heads.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from posttrain.models.head import DEFAULT_CHUNK_BYTES, LogitShape, TokenLogprobs, token_logprobs
-
-
-class PolicyRows(Protocol):
-    """What a policy reads of `posttrain.data.collate.Rows`."""
-
-    @property
-    def input_ids(self) -> Tensor:
-        """Tokens, padded on the right [B, T]."""
-        ...
-
-    @property
-    def predictor_index(self) -> Tensor:
-        """Flat positions in [B, T] whose output predicts an action token [A]."""
-        ...
-
-    @property
-    def action_ids(self) -> Tensor:
-        """The action tokens [A]."""
-        ...
-
-    @property
-    def temperatures(self) -> Tensor:
-        """The temperatures they are scored at [A]."""
-        ...
+from posttrain.models.shared_rows import PolicyRows, attention_masks, may_share, unshared
 
 
 class Policy(nn.Module):
     """A causal language model of transformers (`.model`) that scores action tokens.
 
     All its work happens in `forward`, so that wrappers for data parallelism see it. chunk_bytes: see `token_logprobs`.
+    shares_prompts: whether the model computes shared rows as they are; `models.check` decides it at load.
     """
 
     def __init__(self, model: Any, *, chunk_bytes: int = DEFAULT_CHUNK_BYTES) -> None:
@@ -49,10 +28,18 @@ class Policy(nn.Module):
         self.model = model
         self.chunk_bytes = chunk_bytes
         self.shape = logit_shape(model.config)
+        self.shares_prompts: bool = getattr(model, "shares_prompts", False)
 
     def forward(self, rows: PolicyRows) -> TokenLogprobs:
         """Logprobs and entropies [A] of softmax(logits / temperature), in nats; float32, or float64 as the model is."""
-        output = self.model.get_decoder()(input_ids=rows.input_ids, use_cache=False)
+        decoder = self.model.get_decoder()
+        how: dict[str, Any] = {}
+        if rows.seen_until is not None and self.shares_prompts and may_share(decoder.config):
+            mask = attention_masks(decoder.config, rows.seen_until, rows.position_ids)
+            how = {"attention_mask": mask, "position_ids": rows.position_ids}
+        elif rows.seen_until is not None:
+            rows = unshared(rows)
+        output = decoder(input_ids=rows.input_ids, use_cache=False, **how)
         hidden = output.last_hidden_state.flatten(0, 1).index_select(0, rows.predictor_index)
         head = self.model.get_output_embeddings()
         return token_logprobs(

@@ -47,9 +47,9 @@ class Updater:
         counts = add_over_ranks(self.accelerator, self.algorithm.counts(batch))
         active = self.algorithm.active(batch).nonzero().squeeze(1).tolist()
         kept = [sequences[row] for row in active]
-        plan = [
-            [active[i] for i in rows] for rows in microbatches(kept, self.tokens_per_microbatch, self.algorithm.couples)
-        ]
+        shares = shares_prompts(self.policy)
+        batches = microbatches(kept, self.tokens_per_microbatch, self.algorithm.couples, share=shares)
+        plan = [[active[i] for i in rows] for rows in batches]
         num_microbatches = max(1, largest_over_ranks(self.accelerator, len(plan)))
         self.policy.train()
         found: list[Diagnostics] = []
@@ -78,7 +78,8 @@ class Updater:
     ) -> Diagnostics:
         device = self.accelerator.device
         part = batch.take(torch.tensor(rows)).to(device)
-        scored = self.policy(collate([sequences[row] for row in rows]).to(device))
+        part_rows = collate([sequences[row] for row in rows], share=shares_prompts(self.policy))
+        scored = self.policy(part_rows.to(device))
         old = scored.logprobs.detach() if part.old_logprobs is None else part.old_logprobs
         part = part.replace(logprobs=scored.logprobs, entropy=scored.entropy, old_logprobs=old)
         totals, found = self.algorithm.totals(part)
@@ -119,11 +120,17 @@ def score(
     scored = list(sequences)
     training = policy.training
     policy.eval()
-    for rows in microbatches(sequences, tokens_per_microbatch, ""):
+    share = shares_prompts(policy)
+    for rows in microbatches(sequences, tokens_per_microbatch, "", share=share):
         part = [sequences[row] for row in rows]
-        values = policy(collate(part).to(device)).logprobs.cpu().split([s.num_actions for s in part])
+        values = policy(collate(part, share=share).to(device)).logprobs.cpu().split([s.num_actions for s in part])
         for row, logprobs in zip(rows, values, strict=True):
             changes: dict[str, Any] = {field: tuple(logprobs.tolist())}
             scored[row] = replace(sequences[row], **changes)
     policy.train(training)
     return scored
+
+
+def shares_prompts(policy: Any) -> bool:
+    """Whether the policy, wrapped or not, takes rows in which sequences share their prompt."""
+    return bool(getattr(policy, "module", policy).shares_prompts)

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from posttrain.errors import UserError
 from posttrain.models.check import check_policy
+from posttrain.models.shared_rows import may_share
 
 SIZES = {
     "vocab_size": 50,
@@ -66,3 +67,45 @@ def test_unknown_softcap_is_refused(dtype: torch.dtype) -> None:
 def test_attention_in_both_directions_is_refused() -> None:
     with pytest.raises(UserError, match="BertLMHeadModel"):
         check_policy(model("bert"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("model_type", ["qwen2", "mistral", "gemma3_text"])
+def test_shared_rows_are_taken(model_type: str, dtype: torch.dtype) -> None:
+    good = model(model_type).to(dtype)
+    window = good.config.sliding_window
+    check_policy(good)
+    assert good.shares_prompts
+    assert good.config.sliding_window == window
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dropped", ["attention_mask", "position_ids"])
+def test_a_model_that_ignores_mask_or_positions_gets_plain_rows(dropped: str, dtype: torch.dtype) -> None:
+    deaf = model("qwen2").to(dtype)
+    forward = deaf.model.forward
+    deaf.model.forward = lambda **kwargs: forward(**(kwargs | {dropped: None}))
+    check_policy(deaf)
+    assert not deaf.shares_prompts
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_window_that_the_config_does_not_name_as_one_is_found(dtype: torch.dtype) -> None:
+    hidden = model("mistral", sliding_window=16).to(dtype)
+    forward = hidden.model.forward
+
+    def without_window(attention_mask: Any = None, **kwargs: Any) -> Any:
+        if attention_mask is not None and attention_mask.dim() == 4:
+            attention_mask = torch.ones_like(attention_mask).tril() & attention_mask.any(-2, keepdim=True)
+        return forward(attention_mask=attention_mask, **kwargs)
+
+    hidden.model.forward = without_window
+    check_policy(hidden)
+    assert not hidden.shares_prompts
+
+
+def test_layers_that_are_not_attention_are_not_tried() -> None:
+    chunked = model("qwen2")
+    chunked.config.layer_types = ["chunked_attention"]
+    chunked.model.has_sliding_layers = False
+    assert not may_share(chunked.config)
