@@ -7,9 +7,10 @@ Shapes: A action tokens, S sequences, G groups, K terms of the algorithm.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
+from itertools import accumulate, pairwise
 from typing import Any, Literal
 
 import torch
@@ -39,7 +40,8 @@ class TokenSequence:
 
     token_ids [T]; action_mask [T], True where the token is the policy's (never at position 0: nothing predicts it);
     behavior_logprobs, old_logprobs, reference_logprobs, one per action token, where the sampler, the trainer before
-    the update or the frozen reference gave them; temperature at which the actions were sampled and are scored; group:
+    the update or the reference gave them; old_values, one per action token, from the critic before the update;
+    temperature at which the actions were sampled and are scored; group:
     sequences of one prompt share it; pair: the two sides of a preference share it; reward None = ungraded or not
     applicable; weight: how often this sequence counts in sums and in their normalisers.
     """
@@ -54,6 +56,7 @@ class TokenSequence:
     behavior_logprobs: tuple[float, ...] | None = None
     old_logprobs: tuple[float, ...] | None = None
     reference_logprobs: tuple[float, ...] | None = None
+    old_values: tuple[float, ...] | None = None
     temperature: float = 1.0
     weight: float = 1.0
 
@@ -67,6 +70,12 @@ class TokenSequence:
         """Number of action tokens."""
         return sum(self.action_mask)
 
+    @property
+    def turns(self) -> list[int]:
+        """The turn of each action token, counted from 0: actions without a token of others between them are one."""
+        starts = [action and not before for before, action in pairwise((False, *self.action_mask))]
+        return [turn - 1 for turn, action in zip(accumulate(starts), self.action_mask, strict=True) if action]
+
 
 @dataclass(frozen=True, eq=False)
 class TokenBatch:
@@ -74,9 +83,11 @@ class TokenBatch:
 
     sequence_index [A] in ascending order; group_index, pair_index (-1: none), source, reward, graded, solved,
     weight [S]; logprobs (current policy, with gradient), old_logprobs (trainer's, before the update),
-    behavior_logprobs (sampler's), reference_logprobs (frozen model's), entropy [A] in nats. reward is 0 where graded
-    is False and must not be read there. step: optimiser steps made before this one (a scalar). advantages [K, A] and
-    coefficients [K, S] are filled in by `Algorithm.prepare`.
+    behavior_logprobs (sampler's), reference_logprobs (reference's), entropy [A] in nats; values, old_values [A]: the
+    critic's scalars, current (with gradient) and before the update; divergence [A]: from the teacher's distribution, in
+    nats, with gradient; turn_index [A]: the turn within its sequence, from 0. reward is 0 where graded is False and
+    must not be read there. step: optimiser steps made before this one (a scalar). memory: what parts carry from step to
+    step. advantages [K, A] and coefficients [K, S] are filled in by `Algorithm.prepare`.
     """
 
     sequence_index: Tensor
@@ -92,17 +103,26 @@ class TokenBatch:
     behavior_logprobs: Tensor | None = None
     reference_logprobs: Tensor | None = None
     entropy: Tensor | None = None
+    values: Tensor | None = None
+    old_values: Tensor | None = None
+    divergence: Tensor | None = None
+    turn_index: Tensor | None = None
     step: Tensor | None = None
+    memory: Mapping[str, float] = field(default_factory=dict)
     advantages: Tensor | None = None
     coefficients: Tensor | None = None
 
     @classmethod
     def from_sequences(
-        cls, sequences: Sequence[TokenSequence], dtype: torch.dtype = torch.float32, step: int | None = None
+        cls,
+        sequences: Sequence[TokenSequence],
+        dtype: torch.dtype = torch.float32,
+        step: int | None = None,
+        memory: Mapping[str, float] | None = None,
     ) -> TokenBatch:
         """The batch of `sequences`, in their order, without the current policy's logprobs.
 
-        Behavior, old and reference logprobs are set where at least one sequence has them; the others' tokens hold 0.
+        Recorded logprobs and values are set where at least one sequence has them; the others' tokens hold 0.
         """
         lengths = torch.tensor([s.num_actions for s in sequences], dtype=torch.long)
         return cls(
@@ -117,7 +137,10 @@ class TokenBatch:
             behavior_logprobs=_recorded(sequences, "behavior_logprobs", dtype),
             old_logprobs=_recorded(sequences, "old_logprobs", dtype),
             reference_logprobs=_recorded(sequences, "reference_logprobs", dtype),
+            old_values=_recorded(sequences, "old_values", dtype),
+            turn_index=torch.tensor([turn for s in sequences for turn in s.turns], dtype=torch.long),
             step=None if step is None else torch.tensor(step, dtype=dtype),
+            memory=memory or {},
         )
 
     @property
@@ -161,12 +184,12 @@ class TokenBatch:
         lengths = self.lengths[rows]
         tokens = torch.repeat_interleave(starts[rows] - (torch.cumsum(lengths, 0) - lengths), lengths)
         tokens = tokens + torch.arange(tokens.numel(), device=tokens.device)
-        taken: dict[str, Tensor] = {}
+        taken: dict[str, Any] = {}
         for entry in fields(self):
             value = getattr(self, entry.name)
-            if entry.name in ("sequence_index", "step") or value is None:
+            if entry.name in ("sequence_index", "step", "memory") or value is None:
                 continue
-            per_token = entry.name == "advantages" or entry.name in _PER_TOKEN
+            per_token = entry.name in _PER_TOKEN
             taken[entry.name] = value[..., tokens if per_token else rows]
         taken["sequence_index"] = torch.repeat_interleave(torch.arange(rows.numel(), device=rows.device), lengths)
         taken["group_index"] = _compact(taken["group_index"])
@@ -174,20 +197,24 @@ class TokenBatch:
 
     def replace(self, **values: Tensor) -> TokenBatch:
         """The batch with other values for the named tensors."""
-        return replace(self, **values)
+        changes: dict[str, Any] = dict(values)
+        return replace(self, **changes)
 
     def to(self, device: torch.device | str) -> TokenBatch:
         """The batch on another device."""
         held = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        moved: dict[str, Any] = {name: value.to(device) for name, value in held.items() if value is not None}
-        return TokenBatch(**moved)
+        moved: dict[str, Any] = {name: value.to(device) for name, value in held.items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
 
 
-_PER_TOKEN = {"logprobs", "old_logprobs", "behavior_logprobs", "reference_logprobs", "entropy"}
+_PER_TOKEN = {
+    "logprobs", "old_logprobs", "behavior_logprobs", "reference_logprobs", "entropy", "values", "old_values",
+    "divergence", "turn_index", "advantages",
+}  # fmt: skip
 
 
 def _recorded(sequences: Sequence[TokenSequence], name: str, dtype: torch.dtype) -> Tensor | None:
-    """The recorded logprobs `name` [A], 0 where a sequence has none; None where no sequence has any."""
+    """The recorded numbers `name` [A], 0 where a sequence has none; None where no sequence has any."""
     recorded: list[tuple[float, ...] | None] = [getattr(s, name) for s in sequences]
     if all(values is None for values in recorded):
         return None

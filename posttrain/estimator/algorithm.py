@@ -7,8 +7,8 @@ four steps one by one, so that normalisers cover every micro-batch of every rank
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -16,8 +16,9 @@ from torch import Tensor
 from posttrain.batch import Source, TokenBatch, Unit
 from posttrain.estimator.diagnostics import Diagnostics, means
 from posttrain.estimator.pairs import partners
+from posttrain.estimator.parts import BatchStatistic, Remembering
+from posttrain.estimator.plan import Plan
 from posttrain.estimator.term import Term
-from posttrain.estimator.whitening import Whitened
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,11 @@ class Loss:
 
 @dataclass(frozen=True)
 class Algorithm:
-    """A named sum of terms."""
+    """A named sum of terms, and what it wants of the run beside them."""
 
     name: str
     terms: tuple[Term, ...]
+    plan: Plan = field(default_factory=Plan)
 
     def __post_init__(self) -> None:
         """ValueError where two terms share a name or there is none."""
@@ -67,14 +69,14 @@ class Algorithm:
     def prepare(self, batch: TokenBatch, add_over_ranks: Callable[[Tensor], Tensor] | None = None) -> TokenBatch:
         """The batch with the terms' advantages [K, A] and coefficients [K, S], computed over whole groups.
 
-        add_over_ranks: sums a tensor over ranks, for statistics of the whole batch (`Whitened`); without it, they are
-        this batch's own.
+        add_over_ranks: sums a tensor over ranks, for statistics of the whole batch (`BatchStatistic`); without it, they
+        are this batch's own.
         """
         advantages, coefficients = [], []
         for term in self.terms:
             advantage, coefficient = term.prepare(batch)
             part = term.describe().get("advantage")
-            if isinstance(part, Whitened):
+            if isinstance(part, BatchStatistic):
                 moments = part.moments(batch, advantage, coefficient)
                 moments = moments if add_over_ranks is None else add_over_ranks(moments)
                 advantage = part.normalise(batch, advantage, coefficient, moments)
@@ -110,6 +112,15 @@ class Algorithm:
             totals.append(total)
             found |= {f"{term.name}/{figure}": pair for figure, pair in parts.items()}
         return torch.stack(totals), found
+
+    def remember(self, memory: Mapping[str, float], means: Mapping[str, float]) -> dict[str, float]:
+        """What the parts carry into the next step, after one with the diagnostics `means` (over all ranks)."""
+        kept: dict[str, float] = {}
+        for term in self.terms:
+            for part in term.describe().values():
+                if isinstance(part, Remembering):
+                    kept |= part.remember(memory, means)
+        return kept
 
     def __call__(self, batch: TokenBatch) -> Loss:
         """Loss and metrics of one whole batch, in one go."""

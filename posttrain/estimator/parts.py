@@ -8,6 +8,7 @@ snake-case name of the class.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -59,6 +60,28 @@ class Diagnosing(Protocol):
 
     def diagnostics(self, batch: TokenBatch, rows: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """(sum, count) of each figure over the sequences `rows` [S] (bool)."""
+        ...
+
+
+@runtime_checkable
+class BatchStatistic(Protocol):
+    """An advantage that is finished by sums over the whole step, over every rank."""
+
+    def moments(self, batch: TokenBatch, advantage: Tensor, coefficient: Tensor) -> Tensor:
+        """The sums that this rank's batch adds, [N], from the unfinished advantage [A] and the coefficient [S]."""
+        ...
+
+    def normalise(self, batch: TokenBatch, advantage: Tensor, coefficient: Tensor, moments: Tensor) -> Tensor:
+        """The advantage [A] by the sums over all ranks."""
+        ...
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A part that carries numbers from step to step; it finds them in `TokenBatch.memory`."""
+
+    def remember(self, memory: Mapping[str, float], means: Mapping[str, float]) -> dict[str, float]:
+        """What to keep, by name, after a step with these diagnostics (named term/figure, over all ranks)."""
         ...
 
 

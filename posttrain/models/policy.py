@@ -8,12 +8,24 @@ for the loaded architecture. Not covered: architectures whose attention is not c
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
-from posttrain.models.head import DEFAULT_CHUNK_BYTES, LogitShape, TokenLogprobs, token_logprobs
+from posttrain.models.head import DEFAULT_CHUNK_BYTES, LogitShape, token_logprobs
 from posttrain.models.shared_rows import PolicyRows, attention_masks, may_share, unshared
+
+
+class Scored(NamedTuple):
+    """Of each action token [A]: log-probability, entropy, and what the models beside the policy say of it.
+
+    values: the critic's scalar; divergence: from the teacher, in nats; None without such a model.
+    """
+
+    logprobs: Tensor
+    entropy: Tensor
+    values: Tensor | None = None
+    divergence: Tensor | None = None
 
 
 class Policy(nn.Module):
@@ -30,7 +42,7 @@ class Policy(nn.Module):
         self.shape = logit_shape(model.config)
         self.shares_prompts: bool = getattr(model, "shares_prompts", False)
 
-    def forward(self, rows: PolicyRows) -> TokenLogprobs:
+    def forward(self, rows: PolicyRows) -> Scored:
         """Logprobs and entropies [A] of softmax(logits / temperature), in nats; float32, or float64 as the model is."""
         decoder = self.model.get_decoder()
         how: dict[str, Any] = {}
@@ -42,7 +54,7 @@ class Policy(nn.Module):
         output = decoder(input_ids=rows.input_ids, use_cache=False, **how)
         hidden = output.last_hidden_state.flatten(0, 1).index_select(0, rows.predictor_index)
         head = self.model.get_output_embeddings()
-        return token_logprobs(
+        scored = token_logprobs(
             hidden,
             head.weight,
             getattr(head, "bias", None),
@@ -51,6 +63,7 @@ class Policy(nn.Module):
             chunk_bytes=self.chunk_bytes,
             shape=self.shape,
         )
+        return Scored(*scored)
 
 
 def logit_shape(config: Any) -> LogitShape:

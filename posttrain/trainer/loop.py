@@ -88,6 +88,7 @@ class Loop:
             "num_skipped_steps": self.num_skipped_steps,
             "num_skipped_in_a_row": self.num_skipped_in_a_row,
             "elapsed_seconds": self.elapsed_seconds,
+            "memory": self.updater.memory,
         }
         directory, keep = self.output / "checkpoints", self.recipe.checkpoint.keep
         return save_checkpoint(directory, self.step, keep, self.accelerator, state, self.pending)
@@ -103,6 +104,7 @@ class Loop:
         self.num_skipped_steps = state["num_skipped_steps"]
         self.num_skipped_in_a_row = state["num_skipped_in_a_row"]
         self.elapsed_seconds = state["elapsed_seconds"]
+        self.updater.memory = state["memory"]
 
     @property
     def _model(self) -> Any:
@@ -143,7 +145,8 @@ class Loop:
         self.pending = [StepData(self._scored(data.sequences, len(steps)), data.played) for data in steps]
         if self.accelerator.is_main_process:
             for step, data in enumerate(self.pending, start=self.step):
-                batch = self.updater.algorithm.prepare(TokenBatch.from_sequences(data.sequences, step=step))
+                own = TokenBatch.from_sequences(data.sequences, step=step, memory=self.updater.memory)
+                batch = self.updater.algorithm.prepare(own)
                 tracker.rollouts(step + 1, data, batch, self.tokenizer, self.recipe.tracking.groups_per_step)
         self.window_index += 1
 

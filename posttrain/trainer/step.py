@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -27,7 +27,7 @@ _NOTHING = TokenSequence((0, 0), (False, True), Source.ROLLOUTS, group=0)
 
 @dataclass
 class Updater:
-    """Applies `algorithm` to batches of sequences."""
+    """Applies `algorithm` to batches of sequences. memory: what its parts carry from step to step."""
 
     algorithm: Algorithm
     policy: Any
@@ -36,13 +36,14 @@ class Updater:
     accelerator: Any
     tokens_per_microbatch: int
     max_grad_norm: float
+    memory: dict[str, float] = field(default_factory=dict)
 
     def __call__(self, sequences: Sequence[TokenSequence], step: int = 0) -> dict[str, float]:
         """One step on this rank's `sequences`, after `step` steps of the run; returns its metrics.
 
         A gradient with inf or nan leaves policy, optimiser and schedule as they were: `skipped` is 1.
         """
-        own = TokenBatch.from_sequences(sequences, self._dtype, step)
+        own = TokenBatch.from_sequences(sequences, self._dtype, step, self.memory)
         batch = self.algorithm.prepare(own, partial(add_over_ranks, self.accelerator))
         counts = add_over_ranks(self.accelerator, self.algorithm.counts(batch))
         active = self.algorithm.active(batch).nonzero().squeeze(1).tolist()
@@ -66,7 +67,9 @@ class Updater:
             "num_pruned": len(sequences) - len(active),
             "update_tokens": sum(s.num_tokens for s in kept),
         }
-        return metrics | self._means(found)
+        found_means = self._means(found)
+        self.memory = self.algorithm.remember(self.memory, found_means)
+        return metrics | found_means
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -81,7 +84,9 @@ class Updater:
         part_rows = collate([sequences[row] for row in rows], share=shares_prompts(self.policy))
         scored = self.policy(part_rows.to(device))
         old = scored.logprobs.detach() if part.old_logprobs is None else part.old_logprobs
-        part = part.replace(logprobs=scored.logprobs, entropy=scored.entropy, old_logprobs=old)
+        beside = {name: getattr(scored, name) for name in ("values", "divergence")}
+        beside = {name: found for name, found in beside.items() if found is not None}
+        part = part.replace(logprobs=scored.logprobs, entropy=scored.entropy, old_logprobs=old, **beside)
         totals, found = self.algorithm.totals(part)
         # Ranks average their gradients; the counts are global, so the sum over ranks is wanted.
         self.accelerator.backward(reduce(totals, counts.to(device)) * self.accelerator.num_processes)
