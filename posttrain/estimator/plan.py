@@ -1,0 +1,37 @@
+"""What an algorithm wants of the run beside its terms: how rollouts start and pair up, which models stand beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from posttrain.batch import TokenSequence
+
+
+class Pairing(Protocol):
+    """Makes the sequences of a step out of its rollouts: it sets `pair`, or adds sequences of preferences."""
+
+    def __call__(self, sequences: Sequence[TokenSequence]) -> list[TokenSequence]:
+        """The sequences to train on, in place of `sequences`, all rollouts of one group."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Requests to the trainer; the defaults ask for nothing.
+
+    pairing: applied to the rollouts of each group. reset_probability: of a rollout to start inside its prompt's
+    demonstration (DR-PO, arXiv 2404.08495, alg. 1). reference_samples: rollouts of the reference policy for each
+    prompt, graded like the policy's; they enter the step as demonstrations of their group. reference_decay: eta of
+    theta_ref <- (1 - eta) theta_ref + eta theta after every step; 0 freezes the reference. critic: a second trained
+    model with a scalar for each action token, read from the state before the action or from the action itself.
+    mismatched: adds each preference's prompt with the completion of another, ungraded (KTO, arXiv 2402.01306).
+    """
+
+    pairing: Pairing | None = None
+    reset_probability: float = 0.0
+    reference_samples: int = 0
+    reference_decay: float = 0.0
+    critic: Literal["state", "action"] | None = None
+    mismatched: bool = False
