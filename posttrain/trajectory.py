@@ -32,7 +32,8 @@ class Turn:
 
     prompt_ids: every token before the completion. completion_ids, logprobs: the sampled tokens and their
     log-probabilities in nats under the sampling distribution (behavior_logprobs), same length. text: the completion
-    decoded without special tokens.
+    decoded without special tokens. num_given: how many of the last prompt_ids were taken from a demonstration's answer
+    (`rollout.resets`); their text is part of `text`.
     """
 
     prompt_ids: tuple[int, ...]
@@ -41,6 +42,7 @@ class Turn:
     stop_reason: StopReason
     policy_version: int
     text: str
+    num_given: int = 0
 
 
 @dataclass

@@ -6,8 +6,9 @@ run that asks for GRPO and sets nothing else (OpenRLHF: its estimator `group_nor
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from posttrain.estimator.advantages import GroupRelative
 from posttrain.estimator.aggregation import SequenceMean, TokenMean
@@ -59,6 +60,8 @@ class Constants:
         return TokenMean() if self.aggregation == "token_mean" else SequenceMean()
 
 
+AnyConstants = TypeVar("AnyConstants", bound=Constants)
+
 PRESETS: dict[Preset | None, Constants] = {
     None: Constants(),
     "trl": Constants(
@@ -73,7 +76,12 @@ PRESETS: dict[Preset | None, Constants] = {
 
 def resolve(preset: Preset | None, **explicit: Any) -> Constants:
     """The preset's constants, with those that are not None in their place; ValueError where they contradict."""
-    constants = replace(PRESETS[preset], **{name: value for name, value in explicit.items() if value is not None})
+    return filled(PRESETS[preset], explicit)
+
+
+def filled(constants: AnyConstants, explicit: Mapping[str, Any]) -> AnyConstants:
+    """`constants` with those of `explicit` that are not None in their place; ValueError where they contradict."""
+    constants = replace(constants, **{name: value for name, value in explicit.items() if value is not None})
     if constants.kl_place != "loss" and constants.kl_weight and explicit.get("kl_estimator") not in (None, "k1"):
         raise ValueError(
             f"kl_estimator is {constants.kl_estimator!r} with kl_place {constants.kl_place!r}; allowed there: k1"

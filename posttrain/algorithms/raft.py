@@ -6,6 +6,7 @@ from typing import Literal
 
 from posttrain.estimator import Algorithm, PolicyTerm, Source
 from posttrain.estimator.aggregation import SequenceMean, TokenMean
+from posttrain.estimator.best_of_n import BestOfNDivergence
 from posttrain.estimator.denominators import Current, Old
 from posttrain.estimator.filters import BestOfGroup, Solved
 from posttrain.estimator.masks import Clip, Unmasked
@@ -24,7 +25,8 @@ def raft(
     keep "solved": every solved rollout (arXiv 2504.11343, sec. 2, where rewards are 0 and 1). keep "best": the
     rollouts of the highest reward of each prompt (RAFT, arXiv 2304.06767, sec. 3; all of them where they tie). With
     sequence_normalised, each kept sequence's token mean counts once. clip: min(r, clip(r)), r = pi / pi_old, in place
-    of log pi, for several updates from one rollout phase (RAFT++, arXiv 2504.11343, sec. 2).
+    of log pi, for several updates from one rollout phase (RAFT++, arXiv 2504.11343, sec. 2). With "best", the metrics
+    say how far the best lie from what was sampled (`BestOfNDivergence`).
     """
     term = PolicyTerm(
         Source.ROLLOUTS,
@@ -34,4 +36,4 @@ def raft(
         where=Solved() if keep == "solved" else BestOfGroup(),
         name="imitation",
     )
-    return Algorithm("raft", (term,))
+    return Algorithm("raft", (term, BestOfNDivergence()) if keep == "best" else (term,))

@@ -10,6 +10,7 @@ from posttrain.catalog import Mistake, SettingsError, show, unknown_key
 from posttrain.errors import did_you_mean
 from posttrain.estimator import Algorithm, PolicyTerm, Source, parts
 from posttrain.estimator.assemble import ROLES, parts_of
+from posttrain.estimator.distillation import DivergenceTerm
 from posttrain.estimator.entropy import Entropy, EntropyTerm
 
 _NESTED = {getattr(parts, role.capitalize()): role for role in ROLES}
@@ -25,8 +26,9 @@ def terms(*, terms: list[dict[str, Any]]) -> Algorithm:
 
     Each term has a `source` and, where the defaults (supervised fine-tuning) do not fit, its parts by role: where,
     mask, denominator, advantage, likelihood, aggregation, weight. A part is its name, or a mapping of its `name` and
-    constants (which may be parts again); a weight may be a number. The likelihood `entropy` makes an entropy bonus,
-    which has a weight and an aggregation only. `term` names the term in the metrics (default: its source).
+    constants (which may be parts again); a weight may be a number. The likelihood `entropy` makes an entropy bonus, and
+    forward_kl, reverse_kl, jensen_shannon and adaptive a distillation (arXiv 2306.13649, eq. 2): these have a weight
+    and an aggregation only. `term` names the term in the metrics (default: its source).
     SettingsError: all that is wrong, each with its term, role, value and what is allowed.
     """
     found: list[Mistake] = []
@@ -42,10 +44,12 @@ def terms(*, terms: list[dict[str, Any]]) -> Algorithm:
     return Algorithm("terms", tuple(term for term in built if term is not None))
 
 
-def _term(written: Mapping[str, Any], path: Path, found: list[Mistake]) -> PolicyTerm | EntropyTerm | None:
+def _term(
+    written: Mapping[str, Any], path: Path, found: list[Mistake]
+) -> PolicyTerm | EntropyTerm | DivergenceTerm | None:
     """One term; None where it has mistakes, which go to `found`."""
-    bonus = written.get("likelihood") == _ENTROPY
-    roles = ("aggregation", "weight") if bonus else ROLES
+    bonus, distils = written.get("likelihood") == _ENTROPY, _is_divergence(written.get("likelihood"))
+    roles = (*("likelihood",) * distils, "aggregation", "weight") if bonus or distils else ROLES
     before, allowed = len(found), {"source", "term", "likelihood", *roles}
     for key, value in written.items():
         if key not in allowed:
@@ -60,8 +64,16 @@ def _term(written: Mapping[str, Any], path: Path, found: list[Mistake]) -> Polic
     made = {role: _part(role, written[role], (*path, role), found) for role in roles if role in written}
     if len(found) > before:
         return None
+    if distils:
+        return DivergenceTerm(Source(str(source)), made.pop("likelihood"), name=str(name), **made)
     kind: type[PolicyTerm | EntropyTerm] = EntropyTerm if bonus else PolicyTerm
     return kind(source=Source(str(source)), name=str(name), **made)
+
+
+def _is_divergence(written: Any) -> bool:
+    """Whether a likelihood is one of whole distributions."""
+    name = written.get("name") if isinstance(written, Mapping) else written
+    return isinstance(name, str) and hasattr(parts_of("likelihood").get(name), "gradient")
 
 
 def _part(role: str, written: Any, path: Path, found: list[Mistake]) -> Any:

@@ -34,22 +34,23 @@ def find(kind: str, name: str) -> Any:
 
 
 def recipe_path(name_or_path: str | Path) -> Path:
-    """The file of a recipe, given as a path to a YAML file or as the stem of one in a `recipes/` folder.
+    """The file of a recipe, given as a path to a YAML file or by name: its path in a `recipes/` folder ("tiny/grpo").
 
-    RecipeError: the file does not exist. UnknownNameError: no recipe has that name.
+    A name may end in ".yaml". RecipeError: the file does not exist. UnknownNameError: no recipe has that name.
     """
     path = Path(name_or_path).expanduser()
     text = str(name_or_path)
-    is_path = path.suffix in (".yaml", ".yml") or "/" in text or path.parent != Path()
     if path.is_file():
         return path
-    if not is_path:
-        return locate("recipes", text)
-    if path.parent == Path() and path.suffix == ".yaml":
+    is_file_name = path.suffix in (".yaml", ".yml")
+    if not text.startswith((".", "/", "~")):
         try:
-            return locate("recipes", path.stem)
+            return locate("recipes", text.removesuffix(".yaml"))
         except UnknownNameError as error:
-            raise UnknownNameError(f"{text!r} is no file here, and {error}") from error
+            if is_file_name and path.parent == Path():
+                raise UnknownNameError(f"{text!r} is no file here, and {error}") from error
+            if not is_file_name and not path.is_dir():
+                raise
     if path.is_dir():
         raise RecipeError(f"{text}: a folder; allowed: a YAML file or the name of a recipe")
     beside = [item.name for item in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []

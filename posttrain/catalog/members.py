@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from posttrain.catalog.paths import NOUNS, kind_folders
+from posttrain.catalog.paths import NOT_RECIPES, NOUNS, kind_folders
 from posttrain.errors import UnknownNameError, UserError, did_you_mean
 
 
 @dataclass(frozen=True)
 class Member:
-    """One part: its name (the stem of its file), the first sentence of its docstring, its file."""
+    """One part: its name (see `members`), the first sentence of its docstring, its file."""
 
     name: str
     summary: str
@@ -24,16 +24,26 @@ class Member:
 def members(kind: str) -> list[Member]:
     """All members of `kind` by name.
 
-    A Python file is one where it defines a function or class named as its stem; a recipe is a .yaml file, its summary
-    the first line of its header. UserError: a plug-in is not valid Python.
+    A Python file is one where it defines a function or class named as its stem. A recipe is a .yaml file, in the
+    folder or below it; its name is its path there without the suffix ("tiny/grpo"), its summary the first line of its
+    header. UserError: a plug-in is not valid Python.
     """
     found: dict[str, Member] = {}
     for folder in kind_folders(kind):
-        for path in sorted(folder.glob("*.yaml" if kind == "recipes" else "*.py")):
-            member = _read_recipe(path) if kind == "recipes" else _read_module(path)
+        for path in sorted(_recipes_in(folder) if kind == "recipes" else folder.glob("*.py")):
+            member = _read_recipe(path, folder) if kind == "recipes" else _read_module(path)
             if member is not None:
                 found.setdefault(member.name, member)
     return [found[name] for name in sorted(found)]
+
+
+def recipe_name(path: Path) -> str:
+    """What the catalogue calls the recipe at `path`, or its stem where that file is not in the catalogue."""
+    resolved = path.resolve()
+    for folder in kind_folders("recipes"):
+        if resolved.is_relative_to(folder.resolve()):
+            return resolved.relative_to(folder.resolve()).with_suffix("").as_posix()
+    return path.stem
 
 
 def locate(kind: str, name: str) -> Path:
@@ -42,10 +52,10 @@ def locate(kind: str, name: str) -> Path:
     UnknownNameError: there is none, with the nearest name. UserError: the file does not define the name.
     """
     suffix = ".yaml" if kind == "recipes" else ".py"
-    valid = kind == "recipes" or name.isidentifier()
+    valid = _is_recipe_name(name) if kind == "recipes" else name.isidentifier() and name != "__init__"
     for folder in kind_folders(kind) if valid else []:
         path = folder / f"{name}{suffix}"
-        if path.is_file() and path.parent == folder and name != "__init__":
+        if path.is_file():
             if kind != "recipes" and _read_module(path) is None:
                 defined = ", ".join(sorted(_definitions(_parse(path)))) or "nothing"
                 raise UserError(
@@ -57,10 +67,22 @@ def locate(kind: str, name: str) -> Path:
     raise UnknownNameError(f"{name!r} is not a known {NOUNS[kind]}; {did_you_mean(name, names)}")
 
 
-def _read_recipe(path: Path) -> Member:
+def _recipes_in(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*.yaml"):
+        if path.relative_to(folder).parts[0] not in NOT_RECIPES:
+            yield path
+
+
+def _is_recipe_name(name: str) -> bool:
+    """Whether it can lie in a recipes folder: plain steps down, none of them to a folder of other files."""
+    steps = name.split("/")
+    return all(step not in ("", ".", "..") for step in steps) and (len(steps) == 1 or steps[0] not in NOT_RECIPES)
+
+
+def _read_recipe(path: Path, folder: Path) -> Member:
     lines = path.read_text(encoding="utf-8").splitlines()
     header = next((line.lstrip("# ").strip() for line in lines if line.startswith("#") and line.strip("# ")), "")
-    return Member(path.stem, header, path)
+    return Member(path.relative_to(folder).with_suffix("").as_posix(), header, path)
 
 
 def _read_module(path: Path) -> Member | None:

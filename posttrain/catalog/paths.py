@@ -19,6 +19,9 @@ NOUNS = {
 BUILT_IN = frozenset({"algorithms", "environments"})
 """Kinds whose own members are modules of posttrain itself."""
 
+NOT_RECIPES = frozenset({"launch"})
+"""Folders in `recipes/` whose YAML files are other programs' (accelerate's)."""
+
 PACKAGE = Path(__file__).resolve().parent.parent
 
 

@@ -16,15 +16,27 @@ from posttrain.config.schema import Recipe, RolloutSettings
 
 EVALUATION_READS = frozenset(
     {
-        "engine", "dtype", "batch_tokens", "attempts",
+        "engine", "mode", "dtype", "batch_tokens", "memory_fraction", "max_model_len", "sleep", "max_mismatch",
+        "attempts",
         "reward_workers", "deadline_seconds", "memory_bytes", "max_failure_rate",
     }
 )  # fmt: skip
 """The rollout settings that an evaluation uses; how it samples is its benchmark's."""
 
+VLLM_READS = frozenset({"mode", "memory_fraction", "max_model_len", "sleep"})
+"""The rollout settings that only vLLM has."""
+
+GRADING = frozenset({"reward_workers", "deadline_seconds", "memory_bytes"})
+"""The rollout settings that only rewards use."""
+
 
 class Term(Protocol):
     """What is asked of a term; its source is a word such as "rollouts"."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        ...
 
     @property
     def source(self) -> str:
@@ -41,8 +53,42 @@ class Term(Protocol):
         ...
 
 
+class Plan(Protocol):
+    """What is asked of what an algorithm wants beside its terms."""
+
+    @property
+    def critic(self) -> str | None:
+        """How its second trained model is read; None: it has none."""
+        ...
+
+    @property
+    def mismatched(self) -> bool:
+        """Whether prompts are joined with the completions of others."""
+        ...
+
+    @property
+    def reset_probability(self) -> float:
+        """Of a rollout to start inside its prompt's demonstration."""
+        ...
+
+    @property
+    def reference_decay(self) -> float:
+        """How fast the reference follows the policy; 0: it is frozen."""
+        ...
+
+    @property
+    def pairing(self) -> Any:
+        """How the rollouts of a group are paired (`estimator.plan.Pairing`); None: they are not."""
+        ...
+
+
 class Algorithm(Protocol):
     """What is asked of an algorithm."""
+
+    @property
+    def plan(self) -> Plan:
+        """What it wants beside its terms."""
+        ...
 
     @property
     def name(self) -> str:
@@ -64,6 +110,11 @@ class Algorithm(Protocol):
         """What a batch must hold: union over its terms."""
         ...
 
+    @property
+    def grades_rollouts(self) -> bool:
+        """Whether rewards of rollouts are read."""
+        ...
+
 
 def impossible(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
     """Every combination that cannot work."""
@@ -74,16 +125,13 @@ def impossible(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
 def unused(recipe: Recipe, algorithm: Algorithm) -> dict[str, str]:
     """Sections and fields (dotted) that this run would not read -> why."""
     name = algorithm.name
-    found: dict[str, str] = {}
+    found = _unused_by_engine(recipe) | _unused_in_rollouts(recipe, algorithm) | _unused_models(recipe, algorithm)
     rollouts = "rollouts" in algorithm.sources
     imitates = "demonstrations" in algorithm.sources
-    if not rollouts:
-        samples = f"algorithm {name!r} samples no rollouts"
-        found |= dict.fromkeys(("prompts", "rewards", "environment", "tracking.groups_per_step"), samples)
-        read = EVALUATION_READS if recipe.evaluation is not None else frozenset()
-        reason = f"{samples}, and an evaluation samples as its benchmark says" if read else samples
-        found |= {f"rollout.{key}": reason for key in RolloutSettings.model_fields if key not in read}
-    if not imitates and (recipe.prompts or not rollouts):
+    resets = algorithm.plan.reset_probability > 0
+    if resets:
+        found["prompts"] = f"algorithm {name!r} starts rollouts inside demonstrations, which give the prompts"
+    if not imitates and not resets and (recipe.prompts or not rollouts):
         read_by = "rollouts start from `prompts`, and no" if rollouts else "no"
         found["demonstrations"] = f"{read_by} term of algorithm {name!r} reads demonstrations"
     for source in ("preferences", "trajectories"):
@@ -98,13 +146,52 @@ def unused(recipe: Recipe, algorithm: Algorithm) -> dict[str, str]:
         found["training.max_length"] = "it cuts data; rollout.max_tokens limits rollouts"
     if not recipe.tracking.trackers:
         found["tracking.project"] = "tracking.trackers is empty"
-    if recipe.model.config is not None:
-        found["model.revision"] = "model.config makes a new model"
-    for kind in ("prompts", "demonstrations", "preferences", "trajectories"):
-        for index, source in enumerate(getattr(recipe, kind)):
-            if source.path != "reasoning_gym":
-                found[f"{kind}.{index}.config"] = "it belongs to `path: reasoning_gym`"
+    kinds = ("prompts", "demonstrations", "preferences", "trajectories")
+    sources = [(f"{kind}.{index}", one) for kind in kinds for index, one in enumerate(getattr(recipe, kind))]
+    return found | {
+        f"{place}.config": "it belongs to `path: reasoning_gym`"
+        for place, one in sources
+        if one.path != "reasoning_gym"
+    }
+
+
+def _unused_models(recipe: Recipe, algorithm: Algorithm) -> dict[str, str]:
+    """The models beside the policy that nothing asks for, and revisions of what has none."""
+    found = {}
+    if "divergence" not in algorithm.needs:
+        found["teacher"] = f"no term of algorithm {algorithm.name!r} measures a divergence from a teacher"
+    if algorithm.plan.critic is None:
+        found["critic"] = f"algorithm {algorithm.name!r} trains no second model"
+    if recipe.critic.path is None:
+        found["critic.revision"] = "critic.path is not set: the critic starts as the policy does"
+    for section, settings in (("model", recipe.model), ("teacher", recipe.teacher)):
+        if settings is not None and settings.config is not None:
+            found[f"{section}.revision"] = f"{section}.config makes a new model"
     return found
+
+
+def _unused_by_engine(recipe: Recipe) -> dict[str, str]:
+    if recipe.rollout.engine != "vllm":
+        return dict.fromkeys((f"rollout.{key}" for key in VLLM_READS), "it belongs to `engine: vllm`")
+    if recipe.rollout.memory_fraction is not None:
+        return {"rollout.batch_tokens": "rollout.memory_fraction gives the size of the cache"}
+    return {}
+
+
+def _unused_in_rollouts(recipe: Recipe, algorithm: Algorithm) -> dict[str, str]:
+    """What is not read where nothing is sampled, or where nothing that is sampled is graded."""
+    name, evaluates = algorithm.name, recipe.evaluation is not None
+    if "rollouts" not in algorithm.sources:
+        samples = f"algorithm {name!r} samples no rollouts"
+        found = dict.fromkeys(("prompts", "rewards", "environment", "tracking.groups_per_step"), samples)
+        reason = f"{samples}, and an evaluation samples as its benchmark says" if evaluates else samples
+        read = EVALUATION_READS if evaluates else frozenset()
+        return found | {f"rollout.{key}": reason for key in RolloutSettings.model_fields if key not in read}
+    if algorithm.grades_rollouts:
+        return {}
+    ungraded = f"nothing in algorithm {name!r} reads rewards of rollouts"
+    unread = frozenset() if evaluates else GRADING
+    return dict.fromkeys(("rewards", *(f"rollout.{key}" for key in unread)), ungraded)
 
 
 def _data(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
@@ -113,7 +200,12 @@ def _data(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
             yield Mistake(
                 (source,), f"missing: algorithm {algorithm.name!r} reads {source}; allowed: a list of sources"
             )
-    if "rollouts" in algorithm.sources and not recipe.prompts and not recipe.demonstrations:
+    if algorithm.plan.reset_probability > 0 and not recipe.demonstrations:
+        yield Mistake(
+            ("demonstrations",),
+            f"missing: algorithm {algorithm.name!r} starts rollouts inside demonstrations; allowed: a list of sources",
+        )
+    elif "rollouts" in algorithm.sources and not recipe.prompts and not recipe.demonstrations:
         yield Mistake(
             ("prompts",), f"missing: algorithm {algorithm.name!r} samples rollouts; allowed: prompts, or demonstrations"
         )
@@ -135,7 +227,18 @@ def _hybrid(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
         )
 
 
+def _reference(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
+    if recipe.lora is not None and algorithm.plan.reference_decay > 0:
+        yield Mistake(
+            ("lora",),
+            f"algorithm {algorithm.name!r} lets the reference follow the policy, but with lora the reference is the "
+            "model without its adapter; allowed: leave lora out, or set algorithm.eta to 0",
+        )
+
+
 def _unrewarded(_: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
+    if "demonstrations" not in algorithm.sources:  # the reference plays them, and they are graded
+        return
     for term in algorithm.terms:
         parts = term.describe()
         for role in ("advantage", "where"):
@@ -148,7 +251,7 @@ def _unrewarded(_: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
 
 
 def _rewards(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
-    if "rewards" in algorithm.needs and "rollouts" in algorithm.sources and not recipe.rewards:
+    if algorithm.grades_rollouts and "rollouts" in algorithm.sources and not recipe.rewards:
         yield Mistake(("rewards",), f"missing: algorithm {algorithm.name!r} reads rewards; allowed: a list of rewards")
     for name, count in Counter(reward.name for reward in recipe.rewards).items():
         if count > 1:
@@ -167,6 +270,13 @@ def _groups(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
             ("rollout", "group_size"),
             f"1 is not allowed: algorithm {algorithm.name!r} compares the rollouts of one prompt; allowed: at least 2",
         )
+    pairing = algorithm.plan.pairing
+    if pairing is not None and (size == 1 or size % pairing.multiple):
+        allowed = "at least 2" if pairing.multiple == 1 else f"a multiple of {pairing.multiple}"
+        yield Mistake(
+            ("rollout", "group_size"),
+            f"{size} is not allowed: algorithm {algorithm.name!r} pairs {pairing.formula}; allowed: {allowed}",
+        )
     for term in algorithm.terms:
         gate = getattr(term.describe().get("weight"), "gate", None)
         if gate is not None and gate >= size:
@@ -178,12 +288,28 @@ def _groups(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
             return
 
 
-def _training(recipe: Recipe, _: Algorithm) -> Iterator[Mistake]:
+def _mismatched(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
+    if algorithm.plan.mismatched and recipe.training.prompts_per_step == 1:
+        yield Mistake(
+            ("training", "prompts_per_step"),
+            f"1 is not allowed: algorithm {algorithm.name!r} joins each prompt of a step with the completion of "
+            "another; allowed: at least 2",
+        )
+
+
+def _training(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
     training, dtype = recipe.training, recipe.model.dtype
     if training.warmup_steps > training.steps:
         yield Mistake(
             ("training", "warmup_steps"),
             f"{training.warmup_steps} is not allowed: training.steps is {training.steps}; allowed: at most that",
+        )
+    warmup = recipe.critic.warmup_steps if algorithm.plan.critic is not None else 0
+    if warmup >= training.steps:
+        yield Mistake(
+            ("critic", "warmup_steps"),
+            f"{warmup} is not allowed: training.steps is {training.steps}, so the policy would never learn; "
+            f"allowed: at most {training.steps - 1}",
         )
     if training.mixed_precision != "no" and dtype != "float32":
         yield Mistake(
@@ -195,13 +321,23 @@ def _training(recipe: Recipe, _: Algorithm) -> Iterator[Mistake]:
 
 def _model(recipe: Recipe, _: Algorithm) -> Iterator[Mistake]:
     model = recipe.model
-    if (model.path is None) == (model.config is None):
-        state = "neither path nor config is set" if model.path is None else "both path and config are set"
-        yield Mistake(("model",), f"{state}; allowed: one of them (config makes a new model)")
+    for section, settings in (("model", model), ("teacher", recipe.teacher)):
+        if settings is not None and (settings.path is None) == (settings.config is None):
+            state = "neither path nor config is set" if settings.path is None else "both path and config are set"
+            yield Mistake((section,), f"{state}; allowed: one of them (config makes a new model)")
     if model.path is None and model.config is not None and recipe.tokenizer.path is None:
         yield Mistake(
             ("tokenizer", "path"),
             "missing: model.config has no tokenizer; allowed: a directory, a hub id, or 'characters'",
+        )
+
+
+def _teacher(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
+    if "divergence" in algorithm.needs and recipe.teacher is None:
+        yield Mistake(
+            ("teacher",),
+            f"missing: algorithm {algorithm.name!r} measures the divergence from a teacher; "
+            "allowed: a directory with a model, or a hub id (owner/name)",
         )
 
 
@@ -227,10 +363,13 @@ RULES: tuple[Callable[[Recipe, Algorithm], Iterator[Mistake]], ...] = (
     _model,
     _data,
     _hybrid,
+    _reference,
     _unrewarded,
     _rewards,
     _groups,
+    _mismatched,
     _training,
+    _teacher,
     _sources,
     _trackers,
 )

@@ -20,7 +20,7 @@ def missing_files(tree: Node) -> Iterator[Mistake]:
         sources = tree.get(section)
         for index, _ in enumerate(sources.value if sources and isinstance(sources.value, list) else []):
             yield from _missing(tree, (section, index, "path"), DATA_SUFFIXES, "a file, or a hub id (owner/name)")
-    for section in ("model", "tokenizer"):
+    for section in ("model", "teacher", "critic", "tokenizer"):
         yield from _missing(tree, (section, "path"), (), "a directory, or a hub id (owner/name)")
     template = tree.get("tokenizer", "chat_template")
     if template and isinstance(template.value, str) and not any(mark in template.value for mark in "{\n"):

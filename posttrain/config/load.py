@@ -16,11 +16,13 @@ from pydantic_core import to_json
 
 from posttrain import catalog
 from posttrain.catalog import Mistake
-from posttrain.config import combinations, suggest
+from posttrain.config import combinations, suggest, warnings
+from posttrain.config.extends import read_recipe
 from posttrain.config.files import missing_files
 from posttrain.config.overrides import NAMED, apply
 from posttrain.config.schema import EvaluationSettings, Named, Recipe, RewardSettings
-from posttrain.config.tree import COMMAND_LINE, Node, parse
+from posttrain.config.tree import COMMAND_LINE, Node
+from posttrain.config.warnings import Finding
 from posttrain.errors import RecipeError, UnknownNameError, UserError
 
 KINDS = {"algorithm": "algorithms", "environment": "environments", "evaluation": "eval", "rewards": "rewards"}
@@ -31,42 +33,55 @@ class LoadedRecipe:
     """A recipe ready to run.
 
     provenance: dotted path of each value -> "default", "file:line" or "command line". unused: the paths of defaults
-    that this run does not read.
+    that this run does not read. findings: what `warnings` has against it. name: the catalogue's for the file, or its
+    stem.
     """
 
     recipe: Recipe
     provenance: Mapping[str, str]
     path: Path
     unused: frozenset[str] = frozenset()
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What the run is called."""
+        return catalog.recipe_name(self.path)
+
+    def values(self) -> Iterator[tuple[str, Any]]:
+        """Dotted path and value, in the recipe's order."""
+        for path, value in leaves(self.recipe.model_dump(mode="json")):
+            yield ".".join(map(str, path)), value
 
 
-def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
+def load_recipe(
+    path_or_name: str | Path, overrides: Sequence[str] = (), *, stop_at_warnings: bool = True
+) -> LoadedRecipe:
     """The recipe of a YAML file, or of that name in the catalogue, with `overrides` ("training.steps=5") applied.
 
     RecipeError: everything that is wrong with it, one line a mistake: file and line (or command line), field, value,
-    what is allowed, the nearest name.
+    what is allowed, the nearest name; and, with stop_at_warnings, what `warnings` finds and it does not acknowledge.
     """
     try:
         path = catalog.recipe_path(path_or_name)
     except UnknownNameError as error:
         raise RecipeError(str(error)) from error
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read: {error}") from error
-    written = parse(text, str(path))
-    if not isinstance(written.value, dict):
-        found = "is empty" if written.value is None else "holds no mapping"
-        raise RecipeError(f"{path}: {found}; allowed: sections such as model, algorithm, training")
-    tree = apply(written, overrides)
+    tree = apply(read_recipe(path), overrides)
     recipe, mistakes = _check(tree)
     if recipe is None or mistakes:
         raise _error(mistakes, tree, path)
     provenance = {".".join(map(str, leaf)): _origin(tree, leaf) for leaf, _ in leaves(recipe.model_dump(mode="json"))}
-    unused, mistakes = _check_combinations(recipe, tree, provenance)
+    algorithm, mistakes = _algorithm(recipe)
+    if algorithm is None:
+        raise _error(mistakes, tree, path)
+    unused, mistakes = _check_combinations(recipe, algorithm, tree, provenance, path)
+    found = warnings.findings(recipe, algorithm)
+    mistakes += warnings.unmatched(recipe, found)
+    if stop_at_warnings:
+        mistakes += [finding.mistake() for finding in found if not finding.acknowledged]
     if mistakes:
         raise _error(mistakes, tree, path)
-    return LoadedRecipe(recipe, provenance, path, unused)
+    return LoadedRecipe(recipe, provenance, path, unused, found)
 
 
 def leaves(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:
@@ -140,33 +155,38 @@ def _with_settings(recipe: Recipe, settings: Mapping[tuple[str | int, ...], dict
     return recipe.model_copy(update=update)
 
 
+def _algorithm(recipe: Recipe) -> tuple[combinations.Algorithm | None, list[Mistake]]:
+    try:
+        return catalog.build("algorithms", recipe.algorithm.name, recipe.algorithm.settings), []
+    except catalog.SettingsError as error:
+        return None, [Mistake(("algorithm", *mistake.path), mistake.text) for mistake in error.found]
+    except ValueError as error:
+        return None, [Mistake(("algorithm",), str(error))]
+
+
 def _check_combinations(
-    recipe: Recipe, tree: Node, provenance: Mapping[str, str]
+    recipe: Recipe, algorithm: combinations.Algorithm, tree: Node, provenance: Mapping[str, str], path: Path
 ) -> tuple[frozenset[str], list[Mistake]]:
     """The unused defaults; what is impossible, and what was written although nothing reads it."""
-    try:
-        algorithm = catalog.build("algorithms", recipe.algorithm.name, recipe.algorithm.settings)
-    except catalog.SettingsError as error:
-        return frozenset(), [Mistake(("algorithm", *mistake.path), mistake.text) for mistake in error.found]
-    except ValueError as error:
-        return frozenset(), [Mistake(("algorithm",), str(error))]
     mistakes = list(combinations.impossible(recipe, algorithm))
     reasons = combinations.unused(recipe, algorithm)
     unused = set()
-    for path in provenance:
-        prefix = next((p for p in reasons if path == p or path.startswith(f"{p}.")), None)
+    for value in provenance:
+        prefix = next((p for p in reasons if value == p or value.startswith(f"{p}.")), None)
         if prefix is not None:
-            unused.add(path)
-            mistakes += _written(tree, prefix, reasons[prefix])
+            unused.add(value)
+            mistakes += _written(tree, prefix, reasons[prefix], path)
     return frozenset(unused), list(dict.fromkeys(mistakes))
 
 
-def _written(tree: Node, prefix: str, reason: str) -> list[Mistake]:
+def _written(tree: Node, prefix: str, reason: str, file: Path) -> list[Mistake]:
     path = tuple(int(key) if key.isdigit() else key for key in prefix.split("."))
     node = tree.get(*path)
     if node is None or node.plain in (None, [], {}):
         return []
-    return [Mistake(path, f"set, but nothing would read it: {reason}; leave it out")]
+    inherited = _file(node.where) not in (str(file), None)
+    advice = f"write `{path[0]}: null` in {file} to drop what it inherits" if inherited else "leave it out"
+    return [Mistake(path, f"set, but nothing would read it: {reason}; {advice}")]
 
 
 def _origin(tree: Node, path: tuple[str | int, ...]) -> str:
@@ -178,10 +198,17 @@ def _origin(tree: Node, path: tuple[str | int, ...]) -> str:
 
 def _error(mistakes: Sequence[Mistake], tree: Node, path: Path) -> RecipeError:
     found = [(tree.where_of(mistake.path), mistake) for mistake in mistakes]
-    lines = [f"{where}: {mistake}" for where, mistake in sorted(found, key=lambda pair: _line(pair[0]))]
+    own = [where for where, _ in found if _file(where) == str(path)]
+    found.sort(key=lambda pair: (pair[0] not in own, _line(pair[0])))
+    lines = [f"{where}: {mistake}" for where, mistake in found]
     if len(lines) == 1:
         return RecipeError(lines[0])
     return RecipeError("\n  ".join([f"{len(lines)} mistakes in {path}", *lines]))
+
+
+def _file(where: str) -> str | None:
+    """The file of an origin; None where that is the command line."""
+    return None if where.startswith(COMMAND_LINE) else where.rpartition(":")[0]
 
 
 def _line(where: str) -> float:

@@ -51,7 +51,7 @@ def expand(tree: Node) -> Node:
     algorithm = sections.get("algorithm")
     if algorithm is not None and isinstance(algorithm.value, dict) and "terms" in algorithm.value:
         sections["algorithm"] = Node({"name": Node("terms", algorithm.where), **algorithm.value}, algorithm.where)
-    for section in ("model", "tokenizer"):
+    for section in ("model", "teacher", "tokenizer"):
         if section in sections:
             sections[section] = _mapping(sections[section], "path")
     for section in (*SOURCES, "rewards"):

@@ -63,6 +63,48 @@ class ModelSettings(Closed):
     gradient_checkpointing: bool = False
 
 
+class LoraSettings(Closed):
+    """A LoRA adapter (peft) in place of training all weights; the reference is then the same model without it.
+
+    alpha: the adapter's scale is alpha / rank (default: twice the rank). target_modules: names of linear layers, or
+    all-linear. dora: weight-decomposed (arXiv 2402.09353). rank_stabilised: scale alpha / sqrt(rank) (2312.03732).
+    """
+
+    rank: PositiveInt = 16
+    alpha: PositiveInt | None = None
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: list[str] = Field(default_factory=lambda: ["all-linear"])
+    dora: bool = False
+    rank_stabilised: bool = False
+
+
+class TeacherSettings(Closed):
+    """The frozen model that a distillation imitates: a hub id or directory (`path`) with the policy's tokenizer.
+
+    config: an architecture in place of a path; its random weights teach nothing, but show what a run costs.
+    """
+
+    path: str | None = None
+    config: dict[str, Any] | None = None
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
+
+
+class CriticSettings(Closed):
+    """The second model that an algorithm trains beside the policy: PPO's critic, OREAL's token reward model.
+
+    path, revision: the causal language model whose decoder it starts from (default: the policy's start). learning_rate
+    and max_grad_norm are its own (0 does not clip); schedule and optimiser are training's. warmup_steps: the run's
+    first steps, in which it alone learns: the policy does not change at all.
+    """
+
+    path: str | None = None
+    revision: str | None = None
+    learning_rate: NonNegativeFloat = 1e-5
+    max_grad_norm: NonNegativeFloat = 1.0
+    warmup_steps: NonNegativeInt = 0
+
+
 class TokenizerSettings(Closed):
     """A hub id or directory (default: the model's), or `characters`: one token a character, with a chat template."""
 
@@ -74,11 +116,12 @@ class TokenizerSettings(Closed):
 class SourceSettings(Closed):
     """Where rows come from, and what they mean.
 
-    path: a hub dataset id, a local .jsonl/.json/.csv/.parquet file, or `reasoning_gym`. name, split, revision: the
-    hub's. config: settings of a reasoning-gym dataset (`dataset: chain_sum, size: 1000, seed: 1, ...`). columns: our
-    name -> the file's name, "column.key" within an object. template: a format string over the row's columns that makes
-    the prompt. system: a system message in front, or "" to drop the row's own. chat: plain text becomes a conversation.
-    weight: share in the mixture. on_bad_row: stop or skip.
+    path: a hub dataset id, a local .jsonl/.json/.csv/.parquet file, or `reasoning_gym`; for trajectories also a run's
+    directory, whose rollouts/ are read. name, split, revision: the hub's. config: settings of a reasoning-gym dataset
+    (`dataset: chain_sum, size: 1000, seed: 1, ...`). columns: our name -> the file's name, "column.key" within an
+    object. template: a format string over the row's columns that makes the prompt. system: a system message in front,
+    or "" to drop the row's own. chat: plain text becomes a conversation. weight: share in the mixture. on_bad_row: stop
+    or skip.
     """
 
     path: str
@@ -102,9 +145,20 @@ class RolloutSettings(Closed):
     deadline_seconds, memory_bytes: what one reward call may use. max_failure_rate: share of ungraded trajectories in
     a window above which the run stops. attempts: how often a failed trajectory is sampled. batch_tokens: tokens of
     prompt and completion that the engine holds at once.
+
+    mode: where the sampler runs: colocated, in the trainer's process. memory_fraction: the share of the device's memory
+    for vLLM's weights and cache (default: a cache of batch_tokens). max_model_len: vLLM's longest sequence (default:
+    the model's window). sleep: what vLLM frees while the trainer updates, on CUDA: 0 nothing, 1 its cache, with its
+    weights moved to the host, 2 both. max_mismatch: mean difference of sampler's and trainer's logprobs (nats) on the
+    canary above which the run stops (default: a multiple of the measured noise of the sampler's precision).
     """
 
-    engine: Literal["transformers"] = "transformers"
+    engine: Literal["transformers", "vllm"] = "transformers"
+    mode: Literal["colocated"] = "colocated"
+    memory_fraction: float | None = Field(default=None, gt=0, le=1)
+    max_model_len: PositiveInt | None = None
+    sleep: Literal[0, 1, 2] = 0
+    max_mismatch: PositiveFloat | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     group_size: PositiveInt = 8
     temperature: PositiveFloat = 1.0
@@ -162,10 +216,13 @@ class TrackingSettings(Closed):
 
 
 class Recipe(Closed):
-    """One run, whole."""
+    """One run, whole. acknowledge: names of warnings that the run goes on in spite of (`config.warnings`)."""
 
     model: ModelSettings
     tokenizer: TokenizerSettings = TokenizerSettings()
+    lora: LoraSettings | None = None
+    teacher: TeacherSettings | None = None
+    critic: CriticSettings = CriticSettings()
     algorithm: Named
     prompts: list[SourceSettings] = Field(default_factory=list)
     demonstrations: list[SourceSettings] = Field(default_factory=list)
@@ -178,4 +235,5 @@ class Recipe(Closed):
     evaluation: EvaluationSettings | None = None
     checkpoint: CheckpointSettings = CheckpointSettings()
     tracking: TrackingSettings = TrackingSettings()
+    acknowledge: list[str] = Field(default_factory=list)
     seed: NonNegativeInt = 0

@@ -7,6 +7,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from posttrain.catalog import show, unknown_key
+from posttrain.config.extends import EXTENDS
 from posttrain.config.schema import Recipe
 
 ELSEWHERE = {
@@ -37,7 +38,9 @@ _SECTIONS = ("model", "tokenizer", "rollout", "training", "checkpoint", "trackin
 def unknown(path: tuple[str | int, ...], value: Any) -> str:
     """The sentence about an unknown key of a recipe."""
     key = str(path[-1])
-    allowed = list(_model_at(path[:-1]).model_fields)
+    allowed = [*_model_at(path[:-1]).model_fields, *([EXTENDS] if len(path) == 1 else [])]
+    if path == (EXTENDS,):
+        return "a recipe's file extends another recipe; on the command line, name the recipe that is meant"
     places = [f"{s}.{key}" for s in _SECTIONS if s != path[0] and key in _model_at((s,)).model_fields]
     if not places and key in ELSEWHERE:
         places = [ELSEWHERE[key]]

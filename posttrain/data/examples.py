@@ -12,12 +12,23 @@ Completion = str | tuple[Message, ...]
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """A recorded completion of a prompt: its reward (None: ungraded), and whether it ended by itself."""
+
+    completion: Completion
+    reward: float | None
+    solved: bool = False
+    finished: bool = True
+
+
+@dataclass(frozen=True)
 class Example:
     """A prompt, and what is known about it.
 
     id: stable over runs (source and row number). completion: the demonstration, where the row has one. chosen,
-    rejected: a preference's two sides. Prompt and completions are all text or all conversations. columns: the row as
-    it was read (and under the recipe's names), for rewards and templates.
+    rejected: a preference's two sides, one alone where completions are judged singly. outcomes: recorded trajectories.
+    Prompt and completions are all text or all conversations. columns: the row as it was read (and under the recipe's
+    names), for rewards and templates.
     """
 
     id: str
@@ -25,6 +36,7 @@ class Example:
     completion: Completion | None = None
     chosen: Completion | None = None
     rejected: Completion | None = None
+    outcomes: tuple[Outcome, ...] = ()
     columns: Mapping[str, Any] = field(default_factory=dict)
 
 

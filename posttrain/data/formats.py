@@ -3,8 +3,10 @@
     prompts         {"prompt"} or {"messages"} that end with the user's; a demonstration in the row is kept
     demonstrations  {"prompt", "completion"}, {"messages"} (all from the first assistant message on is supervised), or
                     {"text"} (all of it is supervised)
-    preferences     {"prompt", "chosen", "rejected"}, or {"chosen", "rejected"} that begin with the same messages
-    trajectories    as demonstrations, with {"reward"}: a number, or null for ungraded
+    preferences     {"prompt", "chosen", "rejected"}, or {"chosen", "rejected"} that begin with the same messages; or
+                    unpaired {"prompt", "completion", "label"}: a chosen side where label is true, else a rejected one
+    trajectories    as demonstrations, with {"reward"}: a number, or null for ungraded; maybe with {"solved"}, and
+                    {"stop_reason"}, "length" where the completion was cut off; the lines of a run's rollouts/ are such
 
 Each text is either plain or a list of messages. Recipes rename columns, make the prompt from a template, put a system
 message in front, or turn plain text into a conversation (see `SourceSettings`).
@@ -25,6 +27,7 @@ from posttrain.errors import DataError, did_you_mean
 from posttrain.trajectory import Message, Prompt
 
 _TEXTS = frozenset({"prompt", "completion", "messages", "text", "chosen", "rejected"})
+_LABELS = {"true": True, "1": True, "false": False, "0": False}
 Template = tuple[tuple[str, str | None, str], ...]
 
 
@@ -55,10 +58,11 @@ class RowFormat:
         if self.template is not None:
             columns["prompt"] = fill(self.template, columns)
         parts = KINDS[self.kind](columns)
-        prompt, sides = self._converse(parts.pop("prompt"), parts)
+        prompt, found = self._converse(parts.pop("prompt"), parts)
         _check_prompt(prompt)
-        for side in sides.values():
+        for side in found.values():
             _check_completion(side)
+        sides: dict[str, Any] = dict(found)
         kept = {name: value for name, value in columns.items() if name in row or name not in _TEXTS}
         return Example(id=example_id, prompt=prompt, columns=kept, **sides)
 
@@ -144,6 +148,8 @@ def _demonstrations(columns: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _preferences(columns: Mapping[str, Any]) -> dict[str, Any]:
+    if "chosen" not in columns and "rejected" not in columns and "label" in columns:
+        return _unpaired(columns)
     chosen = _text("chosen", _required(columns, "chosen"))
     rejected = _text("rejected", _required(columns, "rejected"))
     if chosen == rejected:
@@ -162,8 +168,24 @@ def _preferences(columns: Mapping[str, Any]) -> dict[str, Any]:
     return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
 
 
+def _unpaired(columns: Mapping[str, Any]) -> dict[str, Any]:
+    label = columns["label"]
+    named = _LABELS.get(label.strip().lower()) if isinstance(label, str) else None  # a .csv file's
+    desirable = named if named is not None else label
+    if desirable not in (True, False):
+        raise BadRowError(f"column 'label' must be true or false, got {excerpt(label)}")
+    prompt = _text("prompt", _required(columns, "prompt"))
+    side = _text("completion", _required(columns, "completion"))
+    return {"prompt": prompt, "chosen": side if desirable else None, "rejected": None if desirable else side}
+
+
 def _trajectories(columns: Mapping[str, Any]) -> dict[str, Any]:
-    parts = _demonstrations(columns)
+    if columns.get("completion") == "":  # a policy may end at once
+        parts = {"prompt": _text("prompt", _required(columns, "prompt")), "completion": ""}
+    else:
+        parts = _demonstrations(columns)
+    if (turns := columns.get("num_turns", 1)) not in (None, 1):
+        raise BadRowError(f"the rollout has {turns} turns, of which only the last was kept; allowed: 1")
     if "reward" not in columns:
         raise BadRowError(f"column 'reward' is missing (null where ungraded), {did_you_mean('reward', columns)}")
     reward = columns["reward"]

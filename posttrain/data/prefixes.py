@@ -61,8 +61,8 @@ class Place(NamedTuple):
         return self.width + PAIR_COST * pairs
 
 
-def arrange(sequences: Sequence[TokenSequence], family: Sequence[int]) -> list[Place]:
-    """The indices `family`, of one prompt, divided into the rows that cost least.
+def arrange(sequences: Sequence[TokenSequence], family: Sequence[int], whole: bool = False) -> list[Place]:
+    """The indices `family`, of one prompt, divided into the rows that cost least; whole as in `lay_out`.
 
     Candidates: a row for each, which shared rows must beat by a clear margin (they are padded to more different
     widths), and 1, 2, 4, 8, ... rows for neighbours in lexicographic order.
@@ -71,7 +71,7 @@ def arrange(sequences: Sequence[TokenSequence], family: Sequence[int]) -> list[P
     if len(family) == 1:
         return best
     prompt = _prompt_length(sequences[family[0]])
-    inputs = {index: _inputs(sequences[index]) for index in family}
+    inputs = {index: _inputs(sequences[index], whole) for index in family}
     ordered = sorted(family, key=lambda index: (inputs[index][prompt:], index))
     own = [len(inputs[ordered[0]])]
     for before, index in pairwise(ordered):
@@ -91,8 +91,11 @@ def arrange(sequences: Sequence[TokenSequence], family: Sequence[int]) -> list[P
     return best
 
 
-def lay_out(sequences: Sequence[TokenSequence], row: Sequence[int]) -> Row:
-    """A row of `arrange`. In shared rows what follows a sequence's last predictor is left out: nothing reads it."""
+def lay_out(sequences: Sequence[TokenSequence], row: Sequence[int], whole: bool = False) -> Row:
+    """A row of `arrange`. In shared rows what follows a sequence's last predictor is left out: nothing reads it.
+
+    whole: only what follows its last action.
+    """
     prompt = _prompt_length(sequences[row[0]])
     token_ids: list[int] = []
     positions: list[int] = []
@@ -101,7 +104,7 @@ def lay_out(sequences: Sequence[TokenSequence], row: Sequence[int]) -> Row:
     path: list[int] = []
     before: tuple[int, ...] = ()
     for index in row:
-        ids = sequences[index].token_ids if len(row) == 1 else _inputs(sequences[index])
+        ids = sequences[index].token_ids if len(row) == 1 else _inputs(sequences[index], whole)
         common = _common(before, ids, prompt) if columns else 0
         start = len(token_ids)
         for column in path[common:]:
@@ -121,10 +124,11 @@ def _prompt_length(sequence: TokenSequence) -> int:
     return sequence.action_mask.index(True) if True in sequence.action_mask else sequence.num_tokens
 
 
-def _inputs(sequence: TokenSequence) -> tuple[int, ...]:
-    """The tokens up to the predictor of the last action; all of a sequence without actions."""
+def _inputs(sequence: TokenSequence, whole: bool) -> tuple[int, ...]:
+    """The tokens up to the predictor of the last action, or up to it; all of a sequence without actions."""
     mask = sequence.action_mask
-    return sequence.token_ids[: len(mask) - 1 - mask[::-1].index(True)] if True in mask else sequence.token_ids
+    last = len(mask) - 1 - mask[::-1].index(True) if True in mask else len(mask)
+    return sequence.token_ids[: last + whole]
 
 
 def _common(first: Sequence[int], second: Sequence[int], start: int) -> int:

@@ -2,6 +2,11 @@
 
 Item i is drawn from a generator seeded `seed + i`: seeds 0 and 1 of one dataset share all but one item. Held-out items
 need a seed at least `size` away from the training seed.
+
+Preferences prefer an item's answer to a wrong one; trajectories are its answer (even items) or a wrong one (odd items)
+with the reward that the dataset's scorer gives. The wrong answer is that of the nearest later item, of those of the
+same configuration, which the scorer does not take for right: so it has the form of an answer, and depends on the
+configuration alone.
 """
 
 from __future__ import annotations
@@ -16,14 +21,23 @@ from posttrain.errors import DataError, did_you_mean
 UNSTABLE = frozenset({"isomorphic_strings", "knight_swap", "polynomial_multiplication", "ransom_note", "word_ladder"})
 """Datasets whose items depend on PYTHONHASHSEED."""
 
+COLUMNS: Mapping[str, Mapping[str, str]] = {
+    "preferences": {"prompt": "question", "chosen": "answer", "rejected": "wrong_answer"},
+    "trajectories": {"prompt": "question", "completion": "completion"},
+}
+"""Our name -> the column, by kind of data; for prompts and demonstrations, the question and the answer."""
 
-def rows(config: Mapping[str, Any]) -> tuple[int, Callable[[int], dict[str, Any]]]:
+_NUM_LATER_ITEMS = 64
+
+
+def rows(config: Mapping[str, Any], kind: str = "prompts") -> tuple[int, Callable[[int], dict[str, Any]]]:
     """The number of rows and a function from row number to columns, of `{dataset, size, seed, the dataset's own keys}`.
 
     Columns: question, answer (None where the dataset has no oracle), dataset (its name), entry (the item as
     reasoning-gym made it, which its scorer wants; some scorers need its tuples, so keep it out of JSON on the way to
-    one). size defaults to 500 and seed to 0. Raises DataError for an unknown dataset or key, a value that the dataset
-    rejects, and an unstable dataset without PYTHONHASHSEED.
+    one); for preferences wrong_answer, for trajectories completion and reward. size defaults to 500 and seed to 0.
+    Raises DataError for an unknown dataset or key, a value that the dataset rejects, an unstable dataset without
+    PYTHONHASHSEED, and (from a row) a dataset of whose answers none is wrong.
     """
     from reasoning_gym import create_dataset
     from reasoning_gym.factory import DATASETS
@@ -44,16 +58,35 @@ def rows(config: Mapping[str, Any]) -> tuple[int, Callable[[int], dict[str, Any]
     for key in ("size", "seed"):
         if not isinstance(settings[key], int) or settings[key] < 0:
             raise DataError(f"config.{key}: must be an integer from 0, got {settings[key]!r}")
+    later = _NUM_LATER_ITEMS if kind in COLUMNS else 0
     try:
-        dataset = create_dataset(name, **settings)
+        dataset = create_dataset(name, **{**settings, "size": settings["size"] + later})
     except (AssertionError, TypeError, ValueError) as error:
         raise DataError(f"config: reasoning-gym's '{name}' rejects {settings}: {error}") from error
 
     def columns(index: int) -> dict[str, Any]:
         entry = dataset[index]
-        return {"question": entry["question"], "answer": entry["answer"], "dataset": name, "entry": entry}
+        found = {"question": entry["question"], "answer": entry["answer"], "dataset": name, "entry": entry}
+        if kind == "preferences":
+            found["wrong_answer"] = _wrong_answer(dataset, index)
+        elif kind == "trajectories":
+            found["completion"] = entry["answer"] if index % 2 == 0 else _wrong_answer(dataset, index)
+            found["reward"] = float(dataset.score_answer(found["completion"], entry))
+        return found
 
     return int(settings["size"]), columns
+
+
+def _wrong_answer(dataset: Any, index: int) -> str:
+    entry = dataset[index]
+    for later in range(index + 1, index + 1 + _NUM_LATER_ITEMS):
+        answer = dataset[later]["answer"]
+        if answer is not None and answer != entry["answer"] and dataset.score_answer(answer, entry) < 1:
+            return str(answer)
+    raise DataError(
+        f"config.dataset: of the {_NUM_LATER_ITEMS} items after item {index} none has an answer that is wrong for it; "
+        "choose a dataset, or settings of it, with more answers"
+    )
 
 
 def describe(config: Mapping[str, Any]) -> str:

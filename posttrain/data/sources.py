@@ -19,6 +19,7 @@ from posttrain.data import reasoning_gym
 from posttrain.data.examples import Example, Examples
 from posttrain.data.formats import BadRowError, RowFormat
 from posttrain.data.readers import READERS, read_rows
+from posttrain.data.trajectories import by_prompt, rollout_files
 from posttrain.errors import DataError, did_you_mean
 
 REASONING_GYM = "reasoning_gym"
@@ -28,17 +29,18 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 def load_source(settings: SourceSettings, kind: str) -> Examples:
     """The examples of one source. kind: "prompts", "demonstrations", "preferences" or "trajectories".
 
-    An example's id is "<source>#<row number, from 0>". Raises DataError, naming the file and line (or the row), for a
+    An example's id is "<source>#<row number, from 0>"; trajectories are gathered by prompt, and a run's `rollouts/`
+    directory, or a run directory, is a source of them. Raises DataError, naming the file and line (or the row), for a
     source that cannot be read, holds no usable row, or has a bad row where `settings.on_bad_row` is "error".
     """
     path = Path(settings.path).expanduser()
     if settings.path == REASONING_GYM:
         _reject(settings, "does not apply to reasoning_gym", name=None, split="train", revision=None)
-        defaults = {"prompt": "question", "completion": "answer"}
+        defaults = reasoning_gym.COLUMNS.get(kind, {"prompt": "question", "completion": "answer"})
         settings = settings.model_copy(update={"columns": {**defaults, **settings.columns}, "chat": True})
-        num_rows, row = reasoning_gym.rows(settings.config)
+        num_rows, row = reasoning_gym.rows(settings.config, kind)
         examples = _indexed(settings, kind, reasoning_gym.describe(settings.config), num_rows, row)
-    elif path.suffix in READERS or path.is_file():
+    elif path.suffix in READERS or path.is_file() or (kind == "trajectories" and rollout_files(path)):
         _reject(settings, "applies to hub datasets, not to files", name=None, split="train", revision=None)
         _reject(settings, "applies to reasoning_gym, not to files", config={})
         examples = _local(settings, kind, path)
@@ -46,20 +48,23 @@ def load_source(settings: SourceSettings, kind: str) -> Examples:
         _reject(settings, "applies to reasoning_gym, not to hub datasets", config={})
         dataset = _hub(settings)
         examples = _indexed(settings, kind, f"{settings.path}[{settings.split}]", len(dataset), dataset.__getitem__)
+    if kind == "trajectories":
+        examples = by_prompt(examples)
     if not examples:
         raise DataError(f"no usable rows in {examples.description}; {examples.num_skipped} bad rows")
     return examples
 
 
 def _local(settings: SourceSettings, kind: str, path: Path) -> Examples:
-    """A file's examples, all of them checked; reading stops at `settings.limit` of them."""
-    if not path.is_file():
+    """The examples of a file or of a run's rollouts, all of them checked; reading stops at `settings.limit` of them."""
+    files = rollout_files(path) if kind == "trajectories" and path.is_dir() else [path]
+    if not all(file.is_file() for file in files):
         siblings = [file.name for file in path.parent.glob("*") if file.suffix in READERS]
         raise DataError(f"{path}: no such file; in {path.parent.resolve()}: {did_you_mean(path.name, siblings)}")
     row_format = RowFormat.of(settings, kind)
     found: list[Example] = []
     problems = Problems(settings)
-    for number, row in enumerate(read_rows(path)):
+    for number, row in enumerate(row for file in files for row in read_rows(file)):
         try:
             if row.problem is not None:
                 raise BadRowError(row.problem)

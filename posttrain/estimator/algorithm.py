@@ -15,10 +15,11 @@ from torch import Tensor
 
 from posttrain.batch import Source, TokenBatch, Unit
 from posttrain.estimator.diagnostics import Diagnostics, means
+from posttrain.estimator.distillation import Divergence
 from posttrain.estimator.pairs import partners
 from posttrain.estimator.parts import BatchStatistic, Remembering
 from posttrain.estimator.plan import Plan
-from posttrain.estimator.term import Term
+from posttrain.estimator.term import PolicyTerm, Term
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,13 @@ class Algorithm:
     plan: Plan = field(default_factory=Plan)
 
     def __post_init__(self) -> None:
-        """ValueError where two terms share a name or there is none."""
+        """ValueError where two terms share a name, there is none, or two want different divergences."""
         names = [term.name for term in self.terms]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"an algorithm needs terms with different names; {self.name} has {names}")
+        if len(wanted := set(self._divergences)) > 1:
+            shown = "; ".join(sorted(part.formula for part in wanted))
+            raise ValueError(f"terms measure different divergences: {shown}; allowed: one and the same for all")
 
     @property
     def needs(self) -> frozenset[str]:
@@ -50,8 +54,21 @@ class Algorithm:
 
     @property
     def sources(self) -> frozenset[Source]:
-        """The data sources the terms run over."""
-        return frozenset(term.source for term in self.terms)
+        """The data sources a step draws from: its terms', but rollouts where a pairing makes preferences of them.
+
+        Demonstrations that the reference policy plays (`Plan.reference_samples`) are not drawn either.
+        """
+        own = frozenset(term.source for term in self.terms)
+        if self.plan.reference_samples:
+            own -= {Source.DEMONSTRATIONS}
+        return own if self.plan.pairing is None else own - {Source.PREFERENCES} | {Source.ROLLOUTS}
+
+    @property
+    def grades_rollouts(self) -> bool:
+        """Whether rewards of rollouts are read, by terms (those of preferences have their own) or by the pairing."""
+        if self.plan.pairing is not None and self.plan.pairing.graded:
+            return True
+        return any("rewards" in term.needs for term in self.terms if term.source is not Source.PREFERENCES)
 
     @property
     def couples(self) -> Unit:
@@ -60,11 +77,20 @@ class Algorithm:
         return "group" if "group" in units else "pair" if "pair" in units else ""
 
     @property
+    def divergence(self) -> Divergence | None:
+        """What its terms read from `TokenBatch.divergence`; None where none does."""
+        return next(iter(self._divergences), None)
+
+    @property
+    def _divergences(self) -> list[Divergence]:
+        return [part for term in self.terms for part in term.describe().values() if isinstance(part, Divergence)]
+
+    @property
     def prepare_needs(self) -> frozenset[str]:
         """The part of `needs` that `prepare` reads: what advantages and weights without the policy are made of."""
         parts = [term.describe().get(role) for term in self.terms for role in ("advantage", "weight")]
-        fixed = [part for part in parts if part is not None and not getattr(part, "uses_policy", False)]
-        return frozenset().union(*(part.needs for part in fixed))
+        fixed = [part for part in parts if isinstance(part, BatchStatistic) or not getattr(part, "uses_policy", False)]
+        return frozenset().union(*(part.needs for part in fixed if part is not None))
 
     def prepare(self, batch: TokenBatch, add_over_ranks: Callable[[Tensor], Tensor] | None = None) -> TokenBatch:
         """The batch with the terms' advantages [K, A] and coefficients [K, S], computed over whole groups.
@@ -83,6 +109,16 @@ class Algorithm:
             advantages.append(advantage)
             coefficients.append(coefficient)
         return batch.replace(advantages=torch.stack(advantages), coefficients=torch.stack(coefficients))
+
+    def pulls(self, batch: TokenBatch) -> Tensor:
+        """How much a prepared batch pulls at each token [A]: advantage times coefficient, summed over policy terms.
+
+        Terms whose advantage depends on the current policy are left out: it is not known yet.
+        """
+        assert batch.advantages is not None and batch.coefficients is not None
+        known = [isinstance(term, PolicyTerm) and not term.advantage.uses_policy for term in self.terms]
+        pulls = batch.advantages * batch.coefficients[:, batch.sequence_index]
+        return pulls[torch.tensor(known, device=pulls.device)].sum(0)
 
     def active(self, batch: TokenBatch) -> Tensor:
         """Which sequences [S] of a prepared batch have a gradient; the others can skip the forward pass.

@@ -13,9 +13,15 @@ from posttrain.estimator.parts import part_name
 
 ROLES = ("where", "mask", "denominator", "advantage", "likelihood", "aggregation", "weight")
 
-_BY_ARGUMENTS = {("logprobs", "log_denominator"): "likelihood", ("batch", "log_ratio", "advantage"): "mask"}
+_BY_ARGUMENTS = {
+    ("logprobs", "log_denominator"): "likelihood",
+    ("student", "teacher"): "likelihood",
+    ("batch", "log_ratio", "advantage"): "mask",
+}
 
-_OF_A_BATCH = {"denominators": "denominator", "weights": "weight", "filters": "where"}
+_OF_A_BATCH = {
+    "denominators": "denominator", "weights": "weight", "balance": "weight", "filters": "where", "anchors": "where",
+}  # fmt: skip
 """Roles that share one shape, told apart by the module that holds them."""
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from posttrain.batch import TokenBatch
+from posttrain.estimator.pairs import log_ratios
 from posttrain.estimator.read import field
 
 
@@ -79,6 +80,22 @@ class SequenceMean:
         """log pi - log s_i [A]."""
         logprobs = field(batch, "logprobs").detach()
         return logprobs - batch.broadcast(batch.sequence_mean(logprobs - field(batch, "old_logprobs")))
+
+
+@dataclass(frozen=True)
+class PairRatio:
+    """pi / (rho_i rho_j): every token has its completion's ratio rho_i = pi(y_i) / pi_old(y_i) times its partner's.
+
+    P3O (arXiv 2310.00212, sec. 4): the importance weight of a pair of rollouts.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"old_logprobs"})
+    formula: ClassVar[str] = "(sg(pi) / (rho_i rho_j)), rho_i = prod_t pi/pi_old"
+
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        """log pi - log rho_i - log rho_j [A]."""
+        own, other = log_ratios(batch)
+        return field(batch, "logprobs").detach() - batch.broadcast(own + other)
 
 
 @dataclass(frozen=True)

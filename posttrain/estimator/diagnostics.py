@@ -54,9 +54,19 @@ def merge(parts: list[Diagnostics]) -> Diagnostics:
 
 
 def means(merged: Diagnostics) -> dict[str, float]:
-    """sum / count of each figure that has a count, and `ess`, the effective sample size as a share in (0, 1]."""
+    """sum / count of each figure that has a count; from squares `ess` and `explained_variance`.
+
+    ess = mean(ratio)^2 / mean(ratio^2), the effective sample size as a share in (0, 1]. explained_variance = 1 -
+    var(residual) / var(return), at most 1; left out where returns hardly vary.
+    """
     values = {name: float(total / count) for name, (total, count) in merged.items() if float(count) > 0}
     for name in [n for n in values if n.endswith("ratio_squared")]:
         first = values[name.removesuffix("_squared")]
         values[name.removesuffix("ratio_squared") + "ess"] = first**2 / values.pop(name)
+    for name in [n for n in values if n.endswith("return_squared")]:
+        term = name.removesuffix("return_squared")
+        whole = values[name] - values[term + "return"] ** 2
+        left = values.pop(term + "residual_squared") - values.pop(term + "residual") ** 2
+        if whole > 1e-6 * values.pop(name):
+            values[term + "explained_variance"] = 1 - left / whole
     return values

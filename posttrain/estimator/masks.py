@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from posttrain.batch import TokenBatch
+from posttrain.estimator.pairs import log_ratios
 from posttrain.estimator.parts import Mask
 
 
@@ -106,6 +107,39 @@ class SequenceClip:
         """0 or 1 [A]."""
         mean = batch.broadcast(batch.sequence_mean(log_ratio))
         return Clip(self.low, self.high)(batch, mean, advantage)
+
+
+@dataclass(frozen=True)
+class PairClip:
+    """P3O's clips on whole-completion ratios rho_i = pi(y_i) / pi_old(y_i) of a pair (arXiv 2310.00212, sec. 4).
+
+    Separate (V1): `Clip` on rho_i, each side by itself. joint (V2): 0 where A_i > 0 and l > epsilon, or A_i < 0 and
+    l < -epsilon, with l = log(rho_i / rho_j), the same on both sides. Reconstruction.
+    """
+
+    epsilon: float = 0.2
+    joint: bool = False
+    needs: ClassVar[frozenset[str]] = frozenset({"old_logprobs"})
+
+    def __post_init__(self) -> None:
+        """ValueError outside 0 <= epsilon < 1."""
+        if not 0 <= self.epsilon < 1:
+            raise ValueError(f"epsilon is {self.epsilon}; allowed: at least 0, below 1")
+
+    @property
+    def formula(self) -> str:
+        """The condition."""
+        if self.joint:
+            return f"1[not (A>0 and l>{self.epsilon:g}) and not (A<0 and l<-{self.epsilon:g})], l = log(rho_i/rho_j)"
+        return f"1[not (A>0 and rho_i>{1 + self.epsilon:g}) and not (A<0 and rho_i<{1 - self.epsilon:g})]"
+
+    def __call__(self, batch: TokenBatch, log_ratio: Tensor, advantage: Tensor) -> Tensor:
+        """0 or 1 [A]."""
+        own, other = log_ratios(batch)
+        if not self.joint:
+            return Clip(self.epsilon, self.epsilon)(batch, batch.broadcast(own), advantage)
+        along = torch.sign(advantage) * batch.broadcast(own - other)
+        return (along <= self.epsilon).to(log_ratio.dtype)
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,16 @@ the pair but of the rewards: r_i is the probability that side i is preferred, 1 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from posttrain.batch import Source, TokenBatch
+from posttrain.batch import Source, TokenBatch, Unit
+from posttrain.estimator import read
+from posttrain.estimator.advantages import Reward
+from posttrain.estimator.parts import Advantage
 
 
 def partners(batch: TokenBatch) -> Tensor:
@@ -42,6 +45,43 @@ def partners(batch: TokenBatch) -> Tensor:
 def whole(batch: TokenBatch, other: Tensor) -> Tensor:
     """Which sequences [S] lie in a pair with both sides graded; other: `partners(batch)`."""
     return (other >= 0) & batch.graded & batch.graded[other]
+
+
+def log_ratios(batch: TokenBatch) -> tuple[Tensor, Tensor]:
+    """sum_t log pi/pi_old of each sequence and of its partner [S], detached; 0 for the partner that is not there."""
+    own = batch.sequence_sum(read.field(batch, "logprobs").detach() - read.field(batch, "old_logprobs"))
+    other = partners(batch)
+    return own, torch.where(other >= 0, own[other], torch.zeros_like(own))
+
+
+@dataclass(frozen=True)
+class PairDifference:
+    """Half the difference of another advantage between a side and its partner: A_i = (a_i - a_j) / 2.
+
+    P3O's (arXiv 2310.00212, sec. 4), for an advantage per sequence: what the two share, such as a shift of a prompt's
+    rewards, cancels. 0 for a sequence that is not in a pair with both sides graded.
+    """
+
+    advantage: Advantage = field(default_factory=Reward)
+    uses_policy: ClassVar[bool] = False
+    couples: ClassVar[Unit] = "pair"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The other advantage's."""
+        return self.advantage.needs
+
+    @property
+    def formula(self) -> str:
+        """Half a difference."""
+        return f"(a_i - a_j)/2, a_i = {self.advantage.formula}"
+
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        """[S]; ValueError around an advantage per token."""
+        value, other = self.advantage(batch), partners(batch)
+        if value.shape != other.shape:
+            raise ValueError("advantage has a value for each token; allowed in pair_difference: one for each sequence")
+        return torch.where(whole(batch, other), (value - value[other]) / 2, torch.zeros_like(value))
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,44 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from posttrain.batch import TokenSequence
+from posttrain.batch import Source, TokenSequence
+from posttrain.estimator.pairing import Chances, Judge
 
 
 class Pairing(Protocol):
-    """Makes the sequences of a step out of its rollouts: it sets `pair`, or adds sequences of preferences."""
+    """Makes the sequences of a step out of its rollouts: it sets `pair`, or makes preferences of them (`pairing`).
 
-    def __call__(self, sequences: Sequence[TokenSequence]) -> list[TokenSequence]:
-        """The sequences to train on, in place of `sequences`, all rollouts of one group."""
+    source: of what it makes. graded: whether it reads rewards. judge: how the policy is to be asked which of two
+    rollouts is better, None where it is not. multiple: what a group's size must be a multiple of.
+    """
+
+    @property
+    def source(self) -> Source:
+        """Rollouts or preferences."""
+        ...
+
+    @property
+    def graded(self) -> bool:
+        """Whether it reads rewards."""
+        ...
+
+    @property
+    def judge(self) -> Judge | None:
+        """The question to the policy."""
+        ...
+
+    @property
+    def multiple(self) -> int:
+        """1 where any group will do."""
+        ...
+
+    @property
+    def formula(self) -> str:
+        """What is compared, for `explain`."""
+        ...
+
+    def __call__(self, sequences: Sequence[TokenSequence], chances: Chances | None = None) -> list[TokenSequence]:
+        """The sequences to train on, in place of `sequences`, all rollouts of one group; chances: the judge's."""
         ...
 
 

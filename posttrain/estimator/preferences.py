@@ -1,18 +1,18 @@
-"""Preference losses as advantages: each is one function of the margin by which the policy prefers side i to side j.
+"""Preference losses as advantages: what each side of a pair is pulled by, from its score and its margin.
 
 Write s_i for the score of side i (such as sum_t log pi/pi_ref), m = s_i - s_j for its margin over its partner, and
-r_i for its reward, the probability that it is preferred. The loss of a pair is r_i l(m) + r_j l(-m): l(m) of the chosen
-side where the preference is certain (r = 1, 0). It is the same read from either side, and its gradient is
--sum_i A_i grad s_i with
+r_i for its reward, the probability that it is preferred: 1 and 0 where the preference is certain. The gradient of the
+expected loss is -sum_i A_i grad s_i with
 
-    A_i = r_i f(m) - r_j f(-m),   f(m) = -dl/dm.                             (DPO, arXiv 2305.18290, eq. 7 and sec. 4)
+    A_i = r_i (f(m) + g(s_i)) - r_j (f(-m) + h(s_i))                       (DPO, arXiv 2305.18290, eq. 7 and sec. 4)
 
-`LOSSES` is the table of f. Side and partner must lie in one micro-batch; a pair with an ungraded side has advantage 0.
+and f, g, h the forces of `pair_losses.LOSSES`; g = h = 0 where the loss is a function of the margin alone. Side and
+partner must lie in one micro-batch; a pair with an ungraded side has advantage 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,28 +22,21 @@ from torch import Tensor
 from posttrain.batch import Source, TokenBatch, Unit
 from posttrain.estimator.advantages import Reward
 from posttrain.estimator.diagnostics import Diagnostics
+from posttrain.estimator.pair_losses import LOSSES, MARGIN_LOSSES, SCORES
 from posttrain.estimator.pairs import PairMean, partners, whole
 from posttrain.estimator.read import field
 from posttrain.estimator.term import PolicyTerm
 from posttrain.estimator.weights import Always
 
-LOSSES: dict[str, tuple[Callable[[Tensor, float], Tensor], str]] = {
-    # l = -log sigma(beta m): DPO, arXiv 2305.18290, eq. 7
-    "sigmoid": (lambda m, beta: beta * torch.sigmoid(-beta * m), "{beta:g} sigma(-{beta:g} m)"),
-    # l = max(0, 1 - beta m): SLiC's hinge on DPO's margin, arXiv 2309.06657
-    "hinge": (lambda m, beta: beta * (beta * m < 1).to(m.dtype), "{beta:g} 1[{beta:g} m < 1]"),
-    # l = (m - 1/(2 beta))^2: IPO, arXiv 2310.12036, eq. 17, whose tau is beta
-    "ipo": (lambda m, beta: 1 / beta - 2 * m, "1/{beta:g} - 2 m"),
-}
-"""f(margin, beta) = -dl/dmargin of each loss l, and its formula."""
-
 
 @dataclass(frozen=True)
 class PairPreference:
-    """Scores against a frozen reference: s_i = sum_t log pi/pi_ref (DPO, arXiv 2305.18290, eq. 7), or its token mean.
+    """Scores against a frozen reference: s_i = d_i = sum_t log pi/pi_ref (DPO, arXiv 2305.18290, eq. 7).
 
-    label_smoothing: the share of flipped labels: r_i becomes (1 - eps) r_i + eps r_j (conservative DPO, Mitchell
-    2023); with `unbiased`, ((1 - eps) r_i - eps r_j) / (1 - 2 eps) (robust DPO, arXiv 2403.00409).
+    length_normalised: d_i is the mean over tokens. divergence: other than reverse_kl, s_i is a function of d_i
+    (`pair_losses.SCORES`). constant: the loss's own, None for its usual value. label_smoothing: the share of flipped
+    labels: r_i becomes (1 - eps) r_i + eps r_j (conservative DPO, Mitchell 2023); with `unbiased`,
+    ((1 - eps) r_i - eps r_j) / (1 - 2 eps) (robust DPO, arXiv 2403.00409).
     """
 
     loss: str = "sigmoid"
@@ -51,33 +44,47 @@ class PairPreference:
     label_smoothing: float = 0.0
     unbiased: bool = False
     length_normalised: bool = False
+    constant: float | None = None
+    divergence: str = "reverse_kl"
     needs: ClassVar[frozenset[str]] = frozenset({"rewards", "reference_logprobs"})
     uses_policy: ClassVar[bool] = True
     couples: ClassVar[Unit] = "pair"
 
     def __post_init__(self) -> None:
-        """ValueError outside the table, for beta <= 0 and for label_smoothing outside [0, 0.5)."""
-        _check(self.loss, self.beta)
+        """ValueError outside the tables, for beta <= 0 and for label_smoothing outside [0, 0.5)."""
+        _check(self.loss, self.beta, tuple(LOSSES))
+        _check_constant(self.loss, self.constant)
+        if self.divergence not in SCORES:
+            raise ValueError(f"divergence is {self.divergence!r}; allowed: {', '.join(SCORES)}")
         if not 0 <= self.label_smoothing < 0.5:
             raise ValueError(f"label_smoothing is {self.label_smoothing}; allowed: at least 0, below 0.5")
 
     @property
     def formula(self) -> str:
-        """A_i, f and the score."""
+        """A_i, its forces and the score."""
         target = f", r smoothed by {self.label_smoothing:g}" if self.label_smoothing else ""
-        return _formula(self.loss, self.beta, "log(pi/pi_ref)", self.length_normalised) + target
+        score, factor = _summed("log(pi/pi_ref)", self.length_normalised), ""
+        if self.divergence != "reverse_kl":
+            _, _, value, slope = SCORES[self.divergence]
+            score, factor = f"{value}, d_i = {score}", f"{slope} "
+        return factor + _formula(self.loss, self.beta, self._constant, score, self.length_normalised) + target
 
     def __call__(self, batch: TokenBatch) -> Tensor:
         """[S]."""
-        force = LOSSES[self.loss][0]
-        pulled = _pull(batch, self._score(batch), lambda margin: force(margin, self.beta), self._targets)
+        ratio = self._ratio(batch)
+        score, slope, _, _ = SCORES[self.divergence]
+        pulled = slope(ratio) * _pull(batch, score(ratio), self.loss, self.beta, self._constant, targets=self._targets)
         return pulled / batch.lengths.clamp(min=1) if self.length_normalised else pulled
 
     def diagnostics(self, batch: TokenBatch, rows: Tensor) -> Diagnostics:
-        """Figures of the implicit rewards beta s_i."""
-        return _figures(batch, rows, self.beta * self._score(batch))
+        """Figures of the implicit rewards beta d_i."""
+        return _figures(batch, rows, self.beta * self._ratio(batch))
 
-    def _score(self, batch: TokenBatch) -> Tensor:
+    @property
+    def _constant(self) -> float:
+        return self.constant if self.constant is not None else LOSSES[self.loss].constant or 0.0
+
+    def _ratio(self, batch: TokenBatch) -> Tensor:
         difference = field(batch, "logprobs").detach() - field(batch, "reference_logprobs")
         return _total(batch, difference, self.length_normalised)
 
@@ -104,24 +111,29 @@ class ReferenceFreePreference:
     couples: ClassVar[Unit] = "pair"
 
     def __post_init__(self) -> None:
-        """ValueError outside the table and for beta <= 0."""
-        _check(self.loss, self.beta)
+        """ValueError for another loss than of the margin, and for beta <= 0."""
+        _check(self.loss, self.beta, MARGIN_LOSSES)
 
     @property
     def formula(self) -> str:
         """A_i, f and the score."""
         shift = f" - {self.gamma / self.beta:g}" if self.gamma else ""
-        return _formula(self.loss, self.beta, "log(pi)", self.length_normalised, shift)
+        score = _summed("log(pi)", self.length_normalised)
+        return _formula(self.loss, self.beta, self._constant, score, self.length_normalised, shift)
 
     def __call__(self, batch: TokenBatch) -> Tensor:
         """[S]."""
-        force, shift = LOSSES[self.loss][0], self.gamma / self.beta
-        pulled = _pull(batch, self._score(batch), lambda margin: force(margin - shift, self.beta))
+        shift = self.gamma / self.beta
+        pulled = _pull(batch, self._score(batch), self.loss, self.beta, self._constant, shift)
         return pulled / batch.lengths.clamp(min=1) if self.length_normalised else pulled
 
     def diagnostics(self, batch: TokenBatch, rows: Tensor) -> Diagnostics:
         """Figures of the implicit rewards beta s_i."""
         return _figures(batch, rows, self.beta * self._score(batch))
+
+    @property
+    def _constant(self) -> float:
+        return LOSSES[self.loss].constant or 0.0
 
     def _score(self, batch: TokenBatch) -> Tensor:
         return _total(batch, field(batch, "logprobs").detach(), self.length_normalised)
@@ -145,7 +157,7 @@ class OddsPreference:
     def __call__(self, batch: TokenBatch) -> Tensor:
         """[S]."""
         log_p = self._log_p(batch)
-        pulled = _pull(batch, _log_odds(log_p), lambda margin: torch.sigmoid(-margin))
+        pulled = _pull(batch, _log_odds(log_p), "sigmoid", beta=1.0)
         return pulled / -torch.expm1(log_p) / batch.lengths.clamp(min=1)
 
     def diagnostics(self, batch: TokenBatch, rows: Tensor) -> Diagnostics:
@@ -169,17 +181,38 @@ def imitate_chosen(weight: float) -> tuple[PolicyTerm, ...]:
     )
 
 
-def _check(loss: str, beta: float) -> None:
-    if loss not in LOSSES:
-        raise ValueError(f"loss is {loss!r}; allowed: {', '.join(LOSSES)}")
+def _check(loss: str, beta: float, allowed: Sequence[str]) -> None:
+    if loss not in allowed:
+        raise ValueError(f"loss is {loss!r}; allowed: {', '.join(allowed)}")
     if not beta > 0:
         raise ValueError(f"beta is {beta}; allowed: above 0")
 
 
-def _formula(loss: str, beta: float, score: str, length_normalised: bool, shift: str = "") -> str:
+def _check_constant(loss: str, constant: float | None) -> None:
+    if constant is None:
+        return
+    if LOSSES[loss].constant is None:
+        owners = " and ".join(name for name, one in LOSSES.items() if one.constant is not None)
+        raise ValueError(f"constant is {constant}, and loss {loss!r} has none; allowed: with {owners}")
+    if not 0 < constant < 1:
+        raise ValueError(f"constant is {constant}; allowed: above 0, below 1")
+
+
+def _formula(loss: str, beta: float, constant: float, score: str, length_normalised: bool, shift: str = "") -> str:
     mean = "1/|y_i| " if length_normalised else ""
-    force = LOSSES[loss][1].format(beta=beta)
-    return f"{mean}(r_i f(m) - r_j f(-m)), f(m) = {force}, m = s_i - s_j{shift}, s_i = {mean}sum_t {score}"
+    one = LOSSES[loss]
+    margin = one.margin is not None
+    forces = [
+        " + ".join([f"f({sign}m)"] * margin + [f"{name}(s_i)"] * (force is not None)) or "0"
+        for sign, name, force in (("", "g", one.chosen), ("-", "h", one.rejected))
+    ]
+    first, second = (force if force.count("(") == 1 else f"({force})" for force in forces)
+    defined = f"{one.formula(beta, constant)}" + (f", m = s_i - s_j{shift}" if margin else "")
+    return f"{mean}(r_i {first} - r_j {second}), {defined}, s_i = {score}"
+
+
+def _summed(values: str, length_normalised: bool) -> str:
+    return f"{'1/|y_i| ' if length_normalised else ''}sum_t {values}"
 
 
 def _total(batch: TokenBatch, values: Tensor, length_normalised: bool) -> Tensor:
@@ -193,14 +226,18 @@ def _log_odds(log_p: Tensor) -> Tensor:
 def _pull(
     batch: TokenBatch,
     score: Tensor,
-    force: Callable[[Tensor], Tensor],
+    loss: str,
+    beta: float,
+    constant: float = 0.0,
+    shift: float = 0.0,
     targets: Callable[[Tensor, Tensor], Tensor] = lambda mine, others: mine,
 ) -> Tensor:
-    """A_i = r_i f(m) - r_j f(-m) [S], 0 outside whole pairs; targets: r from the rewards of a side and its partner."""
+    """A_i [S], 0 outside whole pairs. targets: r from the rewards of a side and its partner; shift: off the margin."""
     other = partners(batch)
-    margin, mine, others = score - score[other], batch.reward, batch.reward[other]
-    pulled = targets(mine, others) * force(margin) - targets(others, mine) * force(-margin)
-    return torch.where(whole(batch, other), pulled, torch.zeros_like(pulled))
+    one, margin, mine, others = LOSSES[loss], score - score[other], batch.reward, batch.reward[other]
+    pull = targets(mine, others) * one.pull(margin - shift, score, beta, constant)
+    push = targets(others, mine) * one.push(-margin - shift, score, beta, constant)
+    return torch.where(whole(batch, other), pull - push, torch.zeros_like(score))
 
 
 def _figures(batch: TokenBatch, rows: Tensor, implicit: Tensor) -> Diagnostics:

@@ -34,6 +34,9 @@ from posttrain.estimator.parts import (
 )
 from posttrain.estimator.weights import Always
 
+_APART = {Source.PREFERENCES, Source.TRAJECTORIES}
+"""Sources whose rewards are no grades among a prompt's rollouts."""
+
 
 class Term(Protocol):
     """What the trainer knows of a term. Other kinds (value regression, divergences) fit the same four calls."""
@@ -134,6 +137,7 @@ class PolicyTerm:
 
     def total(self, batch: TokenBatch, advantage: Tensor, coefficient: Tensor) -> tuple[Tensor, Diagnostics]:
         """-sum_t coefficient * token weight * mask * advantage * likelihood."""
+        batch = batch.replace(advantages=advantage.unsqueeze(0))  # a part finds what was prepared for its own term
         logprobs = read.field(batch, "logprobs")
         on = batch.broadcast(coefficient) != 0
         with torch.no_grad():
@@ -154,7 +158,7 @@ class PolicyTerm:
         return -(scale * surrogate).sum(), found
 
     def _per_token(self, batch: TokenBatch) -> Tensor:
-        if self.source is not Source.PREFERENCES:  # their rewards are strengths, not grades among rollouts
-            batch = batch.replace(graded=batch.graded & ~batch.is_from(Source.PREFERENCES))
+        for other in (set(Source) if self.source in _APART else _APART) - {self.source}:
+            batch = batch.replace(graded=batch.graded & ~batch.is_from(other))
         advantage = self.advantage(batch)
         return advantage if advantage.shape == batch.sequence_index.shape else batch.broadcast(advantage)

@@ -16,14 +16,15 @@ from rich.table import Table
 
 from posttrain import catalog
 from posttrain.config.overrides import apply
-from posttrain.config.schema import ModelSettings, TokenizerSettings
+from posttrain.config.schema import ModelSettings, RolloutSettings, TokenizerSettings
 from posttrain.config.tree import COMMAND_LINE, Node
 from posttrain.errors import RecipeError, did_you_mean
 from posttrain.evaluation.benchmark import Benchmark
 from posttrain.evaluation.evaluation import Evaluation
 from posttrain.evaluation.runner import evaluate, load_items, make_grader
+from posttrain.rollout.engines import check_engine, make_engine
 
-ENGINES = ("transformers",)
+ENGINES = ("transformers", "vllm")
 _PLAIN_WIDTH = 200
 
 
@@ -51,7 +52,8 @@ def run_evaluations(
         raise RecipeError(f"--json {json_file}: there is no directory {json_file.absolute().parent}")
     benchmarks = _benchmarks(names, settings, data, samples)
     items = [list(load_items(benchmark, limit)) for benchmark in benchmarks]
-    sampler, tokenizer, stop_ids = _load(model, seed)
+    check_engine(engine)
+    sampler, tokenizer, stop_ids = _load(model, engine, seed)
     results = []
     for benchmark, rows in zip(benchmarks, items, strict=True):
         with make_grader(benchmark) as grader, _progress(benchmark.name) as on_progress:
@@ -94,14 +96,13 @@ def _benchmarks(
     return [catalog.build("eval", name, values).with_samples(samples) for name in names]
 
 
-def _load(model: str, seed: int) -> tuple[Any, Any, frozenset[int]]:
+def _load(model: str, engine: str, seed: int) -> tuple[Any, Any, frozenset[int]]:
     """The engine over the model's weights, the tokenizer, and the tokens that end a completion."""
     import torch
 
     from posttrain.data.chat import stop_token_ids
     from posttrain.models.load import check_model, load_model
     from posttrain.models.tokenizer import load_tokenizer
-    from posttrain.rollout.transformers_engine import TransformersEngine
     from posttrain.rollout.weights import engine_dtype
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -111,7 +112,8 @@ def _load(model: str, seed: int) -> tuple[Any, Any, frozenset[int]]:
     tokenizer = load_tokenizer(TokenizerSettings(), settings)
     loaded = load_model(settings, tokenizer, seed)
     stop_ids = stop_token_ids(tokenizer, loaded.generation_config)
-    return TransformersEngine(loaded.to(device), dtype=dtype), tokenizer, stop_ids
+    rollout = RolloutSettings.model_validate({"engine": engine, "dtype": dtype})
+    return make_engine(rollout, loaded.to(device), device), tokenizer, stop_ids
 
 
 @contextmanager

@@ -7,22 +7,36 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from posttrain.models.lora import adapter_weights, has_lora, save_adapter
 from posttrain.models.quiet import no_progress_bars
+from posttrain.models.sharded import is_sharded
+from posttrain.models.weights import named_weights
 
 
-def save_model(model: Any, tokenizer: Any, directory: Path | str) -> Path:
+def save_model(model: Any, tokenizer: Any, directory: Path | str, *, writes: bool = True) -> Path:
     """Write safetensors, config, generation config and tokenizer (with chat template) to `directory`.
 
-    The same weights give the same bytes. The files appear together: they are written beside it and then renamed, and
-    a former `directory` is replaced.
+    A model with an adapter is merged, and the adapter is written beside it, to `directory`/adapter, as peft stores one.
+    Where weights are spread over ranks every rank must call, and one of them `writes`. The same weights give the same
+    bytes. The files appear together: they are written beside it and then renamed; a former `directory` is replaced.
     """
     directory = Path(directory)
+    sharded = is_sharded(model)
+    given: dict[str, Any] = {}
+    if sharded or has_lora(model):
+        weights = ((name, tensor.cpu() if sharded else tensor) for name, tensor in named_weights(model))
+        given = {"state_dict": {name: tensor for name, tensor in weights if writes}}
+    adapter = adapter_weights(model) if has_lora(model) else None
+    if not writes:
+        return directory
     directory.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
         written = work / "new"
         with no_progress_bars():
-            model.save_pretrained(written)
+            model.save_pretrained(written, **given)
+        if adapter is not None:
+            save_adapter(model, adapter, written / "adapter")
         tokenizer.save_pretrained(written)
         mode = (written / "config.json").stat().st_mode
         for file in written.iterdir():  # weights come out readable by their owner only

@@ -6,6 +6,7 @@ computes a chunk's logits again. Where all logits fit into one chunk they are ke
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -91,7 +92,7 @@ class _TokenLogprobs(torch.autograd.Function):
         keep = None
         for start in range(0, ids.numel(), rows):
             part = slice(start, start + rows)
-            scaled = _logits(hidden[part], matrix, bias, shape, kind).div_(temperatures[part, None])
+            scaled = shaped_logits(hidden[part], matrix, bias, shape, kind).div_(temperatures[part, None])
             if rows >= ids.numel():
                 keep = scaled
             normaliser[part] = scaled.logsumexp(-1)
@@ -108,17 +109,14 @@ class _TokenLogprobs(torch.autograd.Function):
     def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, ids, temperatures, normaliser, entropy, keep = ctx.saved_tensors
         shape: LogitShape = ctx.shape
-        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         matrix = weight.to(hidden.dtype)
-        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
-        grad_weight = torch.zeros_like(weight, dtype=ctx.kind) if needs_weight else None
-        grad_bias = torch.zeros_like(bias, dtype=ctx.kind) if needs_bias else None
+        gradient = HeadGradient(ctx.needs_input_grad, hidden, weight, bias, ctx.kind)
         for start in range(0, ids.numel(), ctx.rows):
             part = slice(start, start + ctx.rows)
             temperature = temperatures[part, None]
             scaled = keep
             if scaled is None:
-                scaled = _logits(hidden[part], matrix, bias, shape, ctx.kind).div_(temperature)
+                scaled = shaped_logits(hidden[part], matrix, bias, shape, ctx.kind).div_(temperature)
             logs = scaled - normaliser[part, None]
             grad = logs.exp().neg_()
             pull = 0 if grad_logprobs is None else grad_logprobs[part, None]
@@ -127,24 +125,48 @@ class _TokenLogprobs(torch.autograd.Function):
             grad.mul_(pull)
             if grad_logprobs is not None:  # d log p_a / d scaled = 1_a - p
                 grad.scatter_add_(1, ids[part, None], grad_logprobs[part, None])
-            grad = shape.backward(grad.div_(temperature), scaled, temperature).to(hidden.dtype)
-            if grad_bias is not None:
-                grad_bias += grad.sum(0)
-            if grad_hidden is not None:
-                torch.mm(grad, matrix, out=grad_hidden[part])
-            if grad_weight is not None and grad_weight.dtype == grad.dtype:
-                grad_weight.addmm_(grad.T, hidden[part])
-            elif grad_weight is not None:
-                grad_weight += grad.T @ hidden[part]
-        return (
-            grad_hidden,
-            grad_weight if grad_weight is None else grad_weight.to(weight.dtype),
-            grad_bias if grad_bias is None else grad_bias.to(bias.dtype),
-            *(None,) * 4,
+            gradient.add(part, shape.backward(grad.div_(temperature), scaled, temperature), matrix)
+        return (*gradient.of_inputs(), *(None,) * 4)
+
+
+class HeadGradient:
+    """Gradients of hidden [A, H], weight [V, H] and bias [V] (None where not needed), gathered chunk by chunk.
+
+    needs: which of the three are wanted (its first three entries). The sums over chunks run in `kind`.
+    """
+
+    def __init__(
+        self, needs: Sequence[bool], hidden: Tensor, weight: Tensor, bias: Tensor | None, kind: torch.dtype
+    ) -> None:
+        self._inputs = hidden, weight, bias
+        self._hidden = torch.empty_like(hidden) if needs[0] else None
+        self._weight = torch.zeros_like(weight, dtype=kind) if needs[1] else None
+        self._bias = torch.zeros_like(bias, dtype=kind) if needs[2] and bias is not None else None
+
+    def add(self, part: slice, grad: Tensor, matrix: Tensor) -> None:
+        """Add the tokens `part`, by the gradient [R, N] of their raw logits hidden[part] @ matrix.T; N of V tokens."""
+        hidden = self._inputs[0][part]
+        grad = grad.to(hidden.dtype)
+        rows = slice(grad.shape[1])
+        if self._bias is not None:
+            self._bias[rows] += grad.sum(0)
+        if self._hidden is not None:
+            torch.mm(grad, matrix, out=self._hidden[part])
+        if self._weight is not None and self._weight.dtype == grad.dtype:
+            self._weight[rows].addmm_(grad.T, hidden)
+        elif self._weight is not None:
+            self._weight[rows] += grad.T @ hidden
+
+    def of_inputs(self) -> tuple[Tensor | None, ...]:
+        """The three, in the types of their inputs."""
+        found = self._hidden, self._weight, self._bias
+        return tuple(
+            grad if grad is None or given is None else grad.to(given.dtype)
+            for grad, given in zip(found, self._inputs, strict=True)
         )
 
 
-def _logits(hidden: Tensor, matrix: Tensor, bias: Tensor | None, shape: LogitShape, kind: torch.dtype) -> Tensor:
+def shaped_logits(hidden: Tensor, matrix: Tensor, bias: Tensor | None, shape: LogitShape, kind: torch.dtype) -> Tensor:
     """The shaped logits of a chunk [R, V], in `kind`."""
     logits = (hidden @ matrix.T).to(kind)
     return shape(logits if bias is None else logits.add_(bias.to(kind)))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from posttrain.config.hub import hub_reachable
-from posttrain.config.schema import ModelSettings
+from posttrain.config.schema import CriticSettings, ModelSettings
 from posttrain.errors import RecipeError, UserError, did_you_mean
 from posttrain.models.architecture import architecture
 from posttrain.models.check import check_policy
@@ -60,6 +62,31 @@ def load_model(settings: ModelSettings, tokenizer: Any, seed: int) -> PreTrained
     model.eval()
     check_policy(model)
     return model
+
+
+def check_critic(policy: ModelSettings, settings: CriticSettings) -> None:
+    """Whether `load_critic` can find what `settings` names, without loading weights; UserError as there."""
+    with errors_of("critic"):
+        check_model(_critic_model(policy, settings))
+
+
+def load_critic(policy: ModelSettings, settings: CriticSettings, tokenizer: Any) -> PreTrainedModel:
+    """The model at `settings.path`, in the policy's dtype; UserError as `load_model`, its field `critic`."""
+    with errors_of("critic"):
+        return load_model(_critic_model(policy, settings), tokenizer, seed=0)
+
+
+def _critic_model(policy: ModelSettings, settings: CriticSettings) -> ModelSettings:
+    return policy.model_copy(update={"path": settings.path, "revision": settings.revision, "config": None})
+
+
+@contextmanager
+def errors_of(section: str) -> Iterator[None]:
+    """Within it errors that begin with the field `model` begin with `section` instead."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(re.sub(r"^model\b", section, str(error))) from error
 
 
 def _initialised(settings: ModelSettings, tokenizer: Any) -> Any:

@@ -3,17 +3,21 @@
 Plain rows come without an attention mask: they are padded on the right, so a causal model never looks from a token to
 padding, and the fast causal kernels stay available. Rows that several sequences share bring a mask; models that cannot
 take it (see `models.shared_rows`) get the same sequences as plain rows. `models.check` verifies all this, and the head,
-for the loaded architecture. Not covered: architectures whose attention is not causal, and value heads.
+for the loaded architecture. Not covered: architectures whose attention is not causal.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
+from posttrain.models.critic import Critic
+from posttrain.models.divergence import Divergence, Scores, token_divergence
 from posttrain.models.head import DEFAULT_CHUNK_BYTES, LogitShape, token_logprobs
-from posttrain.models.shared_rows import PolicyRows, attention_masks, may_share, unshared
+from posttrain.models.shared_rows import PolicyRows, hidden_states
 
 
 class Scored(NamedTuple):
@@ -28,42 +32,62 @@ class Scored(NamedTuple):
     divergence: Tensor | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Teacher:
+    """A frozen model and how far the policy is from it; no module, so that no wrapper or checkpoint takes it in."""
+
+    model: Any
+    divergence: Divergence
+
+    @torch.no_grad()
+    def __call__(self, rows: PolicyRows) -> Scores:
+        """Its logits at the action tokens, not computed yet."""
+        return action_scores(self.model, rows, logit_shape(self.model.config), self.model.shares_prompts)
+
+
 class Policy(nn.Module):
     """A causal language model of transformers (`.model`) that scores action tokens.
 
     All its work happens in `forward`, so that wrappers for data parallelism see it. chunk_bytes: see `token_logprobs`.
-    shares_prompts: whether the model computes shared rows as they are; `models.check` decides it at load.
+    shares_prompts: whether the model computes shared rows as they are; `models.check` decides it at load. teacher: the
+    divergence from it is part of what is scored with gradient. critic: a second trained model, in the same wrapper and
+    the same checkpoint, whose scalars are scored along.
     """
 
-    def __init__(self, model: Any, *, chunk_bytes: int = DEFAULT_CHUNK_BYTES) -> None:
+    def __init__(
+        self,
+        model: Any,
+        teacher: Teacher | None = None,
+        *,
+        critic: Critic | None = None,
+        chunk_bytes: int = DEFAULT_CHUNK_BYTES,
+    ) -> None:
         super().__init__()
         self.model = model
+        self.critic = critic
+        self.teacher = teacher
         self.chunk_bytes = chunk_bytes
         self.shape = logit_shape(model.config)
         self.shares_prompts: bool = getattr(model, "shares_prompts", False)
 
     def forward(self, rows: PolicyRows) -> Scored:
         """Logprobs and entropies [A] of softmax(logits / temperature), in nats; float32, or float64 as the model is."""
-        decoder = self.model.get_decoder()
-        how: dict[str, Any] = {}
-        if rows.seen_until is not None and self.shares_prompts and may_share(decoder.config):
-            mask = attention_masks(decoder.config, rows.seen_until, rows.position_ids)
-            how = {"attention_mask": mask, "position_ids": rows.position_ids}
-        elif rows.seen_until is not None:
-            rows = unshared(rows)
-        output = decoder(input_ids=rows.input_ids, use_cache=False, **how)
-        hidden = output.last_hidden_state.flatten(0, 1).index_select(0, rows.predictor_index)
-        head = self.model.get_output_embeddings()
+        scores = action_scores(self.model, rows, self.shape, self.shares_prompts)
         scored = token_logprobs(
-            hidden,
-            head.weight,
-            getattr(head, "bias", None),
-            rows.action_ids,
-            rows.temperatures,
-            chunk_bytes=self.chunk_bytes,
-            shape=self.shape,
+            *scores[:3], rows.action_ids, rows.temperatures, chunk_bytes=self.chunk_bytes, shape=self.shape
         )
-        return Scored(*scored)
+        values = None if self.critic is None else self.critic(rows)
+        if self.teacher is None or not torch.is_grad_enabled():
+            return Scored(*scored, values)
+        how = self.teacher.divergence, scores, self.teacher(rows), rows.temperatures
+        return Scored(*scored, values, token_divergence(*how, chunk_bytes=self.chunk_bytes))
+
+
+def action_scores(model: Any, rows: PolicyRows, shape: LogitShape, shares_prompts: bool) -> Scores:
+    """The model's logits at the action tokens of `rows` [A], not computed yet."""
+    hidden, rows = hidden_states(model.get_decoder(), rows, shares_prompts)
+    head = model.get_output_embeddings()
+    return Scores(hidden.index_select(0, rows.predictor_index), head.weight, getattr(head, "bias", None), shape)
 
 
 def logit_shape(config: Any) -> LogitShape:

@@ -1,11 +1,16 @@
-"""A frozen copy of the policy, for KL penalties and implicit rewards."""
+"""A copy of the policy, for KL penalties, implicit rewards and samples to compare with: frozen, or following slowly."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from posttrain.models.policy import Policy
+from posttrain.models.weights import named_weights
 
 
 def reference_of(model: Any) -> Policy:
@@ -13,3 +18,18 @@ def reference_of(model: Any) -> Policy:
     reference = Policy(copy.deepcopy(model))
     reference.requires_grad_(False)
     return reference.eval()
+
+
+@torch.no_grad()
+def follow(reference: Policy, weights: Iterable[tuple[str, Tensor]], rate: float) -> None:
+    """theta_ref <- (1 - rate) theta_ref + rate theta, in place; buffers that are not floating point are taken over.
+
+    weights: the policy's, named as in the Hugging Face model. In bfloat16 a small rate is lost to rounding.
+    """
+    own = dict(named_weights(reference.model))
+    for name, tensor in weights:
+        target, new = own[name], tensor.to(own[name].device)
+        if target.is_floating_point():
+            target.lerp_(new.to(target.dtype), rate)
+        else:
+            target.copy_(new)

@@ -54,6 +54,11 @@ class PolicyRows(Protocol):
         """Column k is seen by the columns k to seen_until[k] - 1 [B, T]; None: attention is causal."""
         ...
 
+    @property
+    def action_index(self) -> Tensor | None:
+        """Flat positions in [B, T] of the action tokens themselves [A]; None where rows do not hold them all."""
+        ...
+
 
 class PlainRows(NamedTuple):
     """Rows of which each is one sequence."""
@@ -65,6 +70,19 @@ class PlainRows(NamedTuple):
     action_ids: Tensor
     temperatures: Tensor
     seen_until: Tensor | None = None
+    action_index: Tensor | None = None
+
+
+def hidden_states(decoder: Any, rows: PolicyRows, shares_prompts: bool) -> tuple[Tensor, PolicyRows]:
+    """The decoder's last hidden states [B * T, H], and the rows that they are of: plain ones where it cannot share."""
+    how: dict[str, Any] = {}
+    if rows.seen_until is not None and shares_prompts and may_share(decoder.config):
+        mask = attention_masks(decoder.config, rows.seen_until, rows.position_ids)
+        how = {"attention_mask": mask, "position_ids": rows.position_ids}
+    elif rows.seen_until is not None:
+        rows = unshared(rows)
+    output = decoder(input_ids=rows.input_ids, use_cache=False, **how)
+    return output.last_hidden_state.flatten(0, 1), rows
 
 
 def may_share(config: Any) -> bool:
@@ -100,13 +118,18 @@ def unshared(rows: PolicyRows) -> PlainRows:
     input_ids[path, position] = rows.input_ids[tree[path], column]
     attention_mask = torch.zeros_like(input_ids)
     attention_mask[path, position] = 1
-    # The descendants of a column follow it at once, so its first leaf is the first leaf at or after it.
-    row = torch.searchsorted(tree * width + leaf, rows.predictor_index)
+
+    def moved(index: Tensor) -> Tensor:
+        # The descendants of a column follow it at once, so its first leaf is the first leaf at or after it.
+        row = torch.searchsorted(tree * width + leaf, index)
+        return row * input_ids.shape[1] + rows.position_ids.flatten()[index]
+
     return PlainRows(
         input_ids=input_ids,
         attention_mask=attention_mask,
         position_ids=torch.arange(input_ids.shape[1], device=columns.device).expand_as(input_ids),
-        predictor_index=row * input_ids.shape[1] + rows.position_ids.flatten()[rows.predictor_index],
+        predictor_index=moved(rows.predictor_index),
         action_ids=rows.action_ids,
         temperatures=rows.temperatures,
+        action_index=None if rows.action_index is None else moved(rows.action_index),
     )

@@ -9,14 +9,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from posttrain.models.lora import has_lora, merged_weights
+from posttrain.models.sharded import whole
+
 
 def named_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and saved buffers of the Hugging Face model, named as in its state dict; of tied ones the first."""
-    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    """Parameters and saved buffers of the Hugging Face model, named as in its state dict; of tied ones the first.
+
+    Those of a model with an adapter come merged, under the plain model's names.
+    """
+    if has_lora(model):
+        yield from merged_weights(model)
+        return
+    parameters = dict(model.named_parameters())
     tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - parameters.keys()
     for name, tensor in model.state_dict().items():
         if name not in tied:
-            yield name, parameters.get(name, tensor)
+            with whole(parameters.get(name)):
+                yield name, parameters[name].detach() if name in parameters else tensor
 
 
 def digest(model: Any) -> str:

@@ -14,6 +14,7 @@ from posttrain.environments import Environment
 from posttrain.errors import TooManyFailuresError
 from posttrain.rollout.engine import Engine, Request, Sampling
 from posttrain.rollout.episode import RunningEpisode, Slot
+from posttrain.rollout.resets import first_turn, given_tokens
 from posttrain.trajectory import Group, StopReason, Trajectory
 
 if TYPE_CHECKING:
@@ -32,32 +33,46 @@ class Grades(Protocol):
 class Collector:
     """Turns examples into graded groups.
 
-    attempts: how often a trajectory is tried where the engine or the environment fails; after the last it is kept
-    with its error, ungraded. Grading is not tried again: the same completion would fail the same way.
+    grader: None where nothing reads rewards. attempts: how often a trajectory is tried where the engine or the
+    environment fails; after the last it is kept with its error, ungraded. Grading is not tried again: the same
+    completion would fail the same way. reset_probability: of a rollout to start inside its example's demonstration.
     """
 
     engine: Engine
     environment: Environment
-    grader: Grades
+    grader: Grades | None
     tokenizer: PreTrainedTokenizerBase
     sampling: Sampling
     attempts: int = 2
+    reset_probability: float = 0.0
 
-    def collect(self, examples: Sequence[Example], group_size: int, seed: int) -> list[Group]:
-        """One group of `group_size` trajectories per example, in order.
+    def collect(
+        self, examples: Sequence[Example], group_size: int, seed: int, *, first_sample: int = 0
+    ) -> list[Group]:
+        """One group of `group_size` trajectories per example, in order, numbered from `first_sample`.
 
         Draws derive from (seed, example's id, its occurrence in this call, sample, attempt, turn): give every call
-        its own seed. It runs an event loop of its own, so it must not be called from inside a running one.
+        its own seed, or other samples of the same tasks. It runs an event loop of its own, so it must not be called
+        from inside a running one.
         """
         seen: Counter[str] = Counter()
         slots = []
         for example in examples:
-            slots += [Slot(example, seen[example.id], sample) for sample in range(group_size)]
+            slots += self._slots(example, seen[example.id], range(first_sample, first_sample + group_size), seed)
             seen[example.id] += 1
         trajectories = asyncio.run(self._play(slots, seed))
-        self.grader.grade(trajectories)
+        if self.grader is not None:
+            self.grader.grade(trajectories)
         members = (tuple(trajectories[i : i + group_size]) for i in range(0, len(trajectories), group_size))
         return [Group(example.id, group) for example, group in zip(examples, members, strict=True)]
+
+    def _slots(self, example: Example, occurrence: int, samples: Sequence[int], seed: int) -> list[Slot]:
+        turn = first_turn(example, self.tokenizer) if self.reset_probability else ()
+        place = example.id, occurrence
+        return [
+            Slot(example, occurrence, sample, given_tokens(turn, self.reset_probability, seed, *place, sample))
+            for sample in samples
+        ]
 
     async def _play(self, slots: Sequence[Slot], seed: int) -> list[Trajectory]:
         """One trajectory per slot; slots that failed are played again together, up to `attempts` times."""
@@ -80,12 +95,16 @@ class Collector:
         # Samples of one prompt hold the same object: each is rendered once.
         rendered = {id(episode.conversation): episode.conversation for episode in episodes}
         encoded = {key: encode_prompt(prompt, self.tokenizer) for key, prompt in rendered.items()}
-        prompts = [encoded[id(episode.conversation)] for episode in episodes]
+        prompts = [encoded[id(episode.conversation)] + episode.given for episode in episodes]
         requests = [Request(ids, episode.turn_seed) for ids, episode in zip(prompts, episodes, strict=True)]
         completions = self.engine.generate(requests, self.sampling)
-        texts = self.tokenizer.batch_decode([list(c.token_ids) for c in completions], skip_special_tokens=True)
+        said = [[*episode.given, *c.token_ids] for episode, c in zip(episodes, completions, strict=True)]
+        texts = self.tokenizer.batch_decode(said, skip_special_tokens=True)
         taken = zip(episodes, prompts, completions, texts, strict=True)
         await asyncio.gather(*(episode.take(ids, completion, text) for episode, ids, completion, text in taken))
+
+
+NO_REWARD = "no reward"
 
 
 @dataclass(frozen=True)
@@ -115,16 +134,22 @@ def rollout_counts(groups: Sequence[Group]) -> RolloutCounts:
         ungraded=len(ungraded),
         retried=sum(trajectory.attempt > 0 for trajectory in played),
         truncated=sum(trajectory.stop_reason is StopReason.LENGTH for trajectory in played),
-        causes=Counter(trajectory.error or "no reward" for trajectory in ungraded),
+        causes=Counter(trajectory.error or NO_REWARD for trajectory in ungraded),
     )
 
 
-def check_failure_rate(groups: Sequence[Group], limit: float) -> None:
-    """TooManyFailuresError where more than the share `limit` of all trajectories is ungraded."""
+def check_failure_rate(groups: Sequence[Group], limit: float, *, graded: bool = True) -> None:
+    """TooManyFailuresError where more than the share `limit` of all trajectories is ungraded.
+
+    graded False, where nothing reads rewards: those that ended in an error are counted instead.
+    """
     counts = rollout_counts(groups)
-    if counts.ungraded > limit * counts.trajectories:
-        causes = "; ".join(f"{count} x {cause}" for cause, count in counts.causes.most_common(3))
+    failed = counts.ungraded if graded else sum(t.error is not None for group in groups for t in group.trajectories)
+    if failed > limit * counts.trajectories:
+        found = ((cause, count) for cause, count in counts.causes.most_common() if graded or cause != NO_REWARD)
+        causes = "; ".join(f"{count} x {cause}" for cause, count in [*found][:3])
         raise TooManyFailuresError(
-            f"{counts.ungraded} of {counts.trajectories} trajectories are ungraded; allowed: {limit:.0%} "
+            f"{failed} of {counts.trajectories} trajectories {'are ungraded' if graded else 'failed'}; "
+            f"allowed: {limit:.0%} "
             f"(rollout.max_failure_rate). Most frequent: {causes}"
         )

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from posttrain.errors import UserError
@@ -56,9 +57,18 @@ class Completion:
 
 
 class Engine(Protocol):
-    """A sampler that runs the weights it was last synced with."""
+    """A sampler that runs the weights it was last synced with.
+
+    window: its longest sequence in tokens, None where there is no limit. dtype: what it computes in.
+    """
 
     policy_version: int
+    window: int | None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision it samples in."""
+        ...
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """One completion per request, in order. A prompt beyond the window is that completion's error, not a crash."""
@@ -69,5 +79,28 @@ class Engine(Protocol):
         ...
 
     def sync(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Take over the trainer's weights, named as in the Hugging Face model, as policy version `version`."""
+        """Take over the trainer's weights, named as in the Hugging Face model, as policy version `version`.
+
+        A tensor need be valid only until the next one is taken: sharded weights are gathered one at a time.
+        """
         ...
+
+    def release(self) -> None:
+        """The trainer needs the device now: free what the engine was told to. The next call takes it back."""
+        ...
+
+
+def prompt_error(num_tokens: int, window: int | None) -> str | None:
+    """Why a prompt of so many tokens cannot be continued; None where it can."""
+    if num_tokens == 0:
+        return "the prompt is empty (0 tokens); allowed: 1 or more"
+    if window is not None and num_tokens > window - 1:
+        return f"the prompt is {num_tokens} tokens; allowed: {window - 1}, the model's window less 1"
+    return None
+
+
+def length_error(num_tokens: int, window: int | None) -> str | None:
+    """Why a sequence of so many tokens cannot be scored; None where it can."""
+    if window is not None and num_tokens > window:
+        return f"the sequence is {num_tokens} tokens; allowed: {window}, the model's window"
+    return None

@@ -22,11 +22,15 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Slot:
-    """One trajectory to play. occurrence: the how-manieth time its example is in this call."""
+    """One trajectory to play. occurrence: the how-manieth time its example is in this call.
+
+    given: tokens that the first turn starts with (`rollout.resets`).
+    """
 
     example: Example
     occurrence: int
     sample: int
+    given: tuple[int, ...] = ()
 
 
 class RunningEpisode:
@@ -52,6 +56,11 @@ class RunningEpisode:
         turn = len(self.trajectory.turns)
         return derived_seed(self.seed, slot.example.id, slot.occurrence, slot.sample, self.attempt, turn)
 
+    @property
+    def given(self) -> tuple[int, ...]:
+        """What the next completion continues beyond its prompt."""
+        return () if self.trajectory.turns else self.slot.given
+
     async def start(self, environment: Environment) -> None:
         """Reset. Every sample and attempt of an example gets the same seed: a group plays one and the same task."""
         example = self.slot.example
@@ -73,6 +82,7 @@ class RunningEpisode:
             completion.stop_reason,
             completion.policy_version,
             text,
+            len(self.given),
         )
         self.trajectory.turns += (turn,)
         assert self._episode is not None

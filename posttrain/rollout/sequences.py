@@ -6,7 +6,7 @@ from posttrain.batch import Source, TokenSequence
 from posttrain.trajectory import Trajectory, Turn
 
 
-def rollout_sequences(trajectory: Trajectory, group: int) -> list[TokenSequence]:
+def rollout_sequences(trajectory: Trajectory, group: int, source: Source = Source.ROLLOUTS) -> list[TokenSequence]:
     """The trajectory's sequences, in the order of its turns; none where it has no turn.
 
     A turn whose prompt starts with every token so far continues the sequence: token_ids = prompt + completion + the
@@ -21,10 +21,10 @@ def rollout_sequences(trajectory: Trajectory, group: int) -> list[TokenSequence]
         else:
             sequences.append([turn])
         ids = turn.prompt_ids + turn.completion_ids
-    return [_sequence(turns, trajectory, group) for turns in sequences]
+    return [_sequence(turns, trajectory, group, source) for turns in sequences]
 
 
-def _sequence(turns: list[Turn], trajectory: Trajectory, group: int) -> TokenSequence:
+def _sequence(turns: list[Turn], trajectory: Trajectory, group: int, source: Source) -> TokenSequence:
     """One sequence of turns that continue each other."""
     ids: tuple[int, ...] = ()
     mask: tuple[bool, ...] = ()
@@ -36,7 +36,7 @@ def _sequence(turns: list[Turn], trajectory: Trajectory, group: int) -> TokenSeq
     return TokenSequence(
         token_ids=ids,
         action_mask=mask,
-        source=Source.ROLLOUTS,
+        source=source,
         group=group,
         reward=trajectory.reward,
         solved=trajectory.solved is True,

@@ -15,7 +15,7 @@ from posttrain.errors import RunError, UserError
 from posttrain.rollout.attention import use_grouped_attention
 from posttrain.rollout.batching import Batch, batches
 from posttrain.rollout.decode import decode
-from posttrain.rollout.engine import Completion, Request, Sampling
+from posttrain.rollout.engine import Completion, Request, Sampling, length_error, prompt_error
 from posttrain.rollout.kv_cache import supports_buffers
 from posttrain.rollout.sampling import uniforms
 from posttrain.rollout.weights import engine_dtype, frozen_copy, load_in_place
@@ -68,7 +68,7 @@ class TransformersEngine:
         done: dict[int, Completion] = {}
         limits: dict[int, int] = {}
         for index, request in enumerate(requests):
-            error = self._refusal(len(request.prompt_ids))
+            error = prompt_error(len(request.prompt_ids), self.window)
             if error is None:
                 room = sampling.max_tokens if self.window is None else self.window - len(request.prompt_ids)
                 limits[index] = min(sampling.max_tokens, room)
@@ -78,13 +78,6 @@ class TransformersEngine:
             completions = self._run(batch, requests, sampling)
             done.update(zip(batch.indices, completions, strict=True))
         return [done[index] for index in range(len(requests))]
-
-    def _refusal(self, num_tokens: int) -> str | None:
-        if num_tokens == 0:
-            return "the prompt is empty (0 tokens); allowed: 1 or more"
-        if self.window is not None and num_tokens > self.window - 1:
-            return f"the prompt is {num_tokens} tokens; allowed: {self.window - 1}, the model's window less 1"
-        return None
 
     def _run(self, batch: Batch, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         chosen = [requests[index] for index in batch.indices]
@@ -101,8 +94,9 @@ class TransformersEngine:
     @torch.inference_mode()
     def score(self, token_ids: Sequence[int]) -> list[float]:
         """Logprobs (nats, temperature 1) of tokens 1.. of a sequence; UserError beyond the window."""
-        if self.window is not None and len(token_ids) > self.window:
-            raise UserError(f"the sequence is {len(token_ids)} tokens; allowed: {self.window}, the model's window")
+        error = length_error(len(token_ids), self.window)
+        if error is not None:
+            raise UserError(error)
         if len(token_ids) < 2:
             return []
         ids = torch.tensor([list(token_ids)], device=self._model.device)
@@ -114,3 +108,6 @@ class TransformersEngine:
         """Take over weights named as in the model's `state_dict()`; RunError where names or shapes do not match."""
         load_in_place(self._model, weights)
         self.policy_version = version
+
+    def release(self) -> None:
+        """Nothing: its copy of the weights stays, and its cache lives only while it samples."""

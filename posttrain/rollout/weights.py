@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -47,25 +47,36 @@ def frozen_copy(model: PreTrainedModel, dtype: torch.dtype, device: torch.device
 
 
 def load_in_place(model: PreTrainedModel, weights: Iterable[tuple[str, Tensor]]) -> None:
-    """Overwrite the model's weights with tensors named as in its `state_dict()`.
-
-    Of tied names one is enough. RunError on a name it does not have, a shape that differs, or a weight not given.
-    """
+    """Overwrite the model's weights with tensors named as in its `state_dict()`; RunError as `WeightNames.checked`."""
     targets = model.state_dict()
-    missing = {_storage(tensor): name for name, tensor in targets.items()}
     with torch.no_grad():
+        for name, tensor in WeightNames(model).checked(weights):
+            targets[name].copy_(tensor)
+
+
+class WeightNames:
+    """What a sync must bring: the names and shapes of a model's `state_dict()`; of tied names one is enough."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        state = model.state_dict()
+        self._shapes = {name: tensor.shape for name, tensor in state.items()}
+        firsts: dict[tuple[int, tuple[int, ...]], str] = {}
+        self._first = {name: firsts.setdefault(_storage(tensor), name) for name, tensor in state.items()}
+
+    def checked(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """The same weights as they come. RunError on an unknown name, another shape, or, last, a weight not given."""
+        missing = set(self._first.values())
         for name, tensor in weights:
-            target = targets.get(name)
-            if target is None:
-                near = difflib.get_close_matches(name, targets, n=3)
+            shape = self._shapes.get(name)
+            if shape is None:
+                near = difflib.get_close_matches(name, self._shapes, n=3)
                 raise RunError(f"weight sync: the sampler's model has no '{name}'; near: {', '.join(near) or 'none'}")
-            if target.shape != tensor.shape:
-                raise RunError(f"weight sync: '{name}' is {list(tensor.shape)}; allowed: {list(target.shape)}")
-            target.copy_(tensor)
-            missing.pop(_storage(target), None)
-    if missing:
-        names = sorted(missing.values())
-        raise RunError(f"weight sync: {len(names)} weights were not given: {', '.join(names[:5])}")
+            if shape != tensor.shape:
+                raise RunError(f"weight sync: '{name}' is {list(tensor.shape)}; allowed: {list(shape)}")
+            missing.discard(self._first[name])
+            yield name, tensor
+        if missing:
+            raise RunError(f"weight sync: {len(missing)} weights were not given: {', '.join(sorted(missing)[:5])}")
 
 
 def _storage(tensor: Tensor) -> tuple[int, tuple[int, ...]]:

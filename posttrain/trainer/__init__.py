@@ -15,7 +15,7 @@ from posttrain.config import LoadedRecipe, differences, load_recipe, write_resol
 from posttrain.config.located import located
 from posttrain.errors import CheckpointError, UserError
 
-_MAY_CHANGE = ("training.steps", "checkpoint.", "tracking.", "evaluation", "rollout.reward_workers")
+_MAY_CHANGE = ("training.steps", "checkpoint.", "tracking.", "evaluation", "rollout.reward_workers", "acknowledge")
 """What a resumed run may change; the rest would make it another run."""
 
 
@@ -39,7 +39,7 @@ def train(loaded: LoadedRecipe, output: Path, *, resume: bool = False) -> signal
         output.mkdir(parents=True, exist_ok=True)
         main = loop.accelerator.is_main_process
         if main:
-            objective = render(loop.updater.algorithm, loaded.recipe, "text")
+            objective = render(loop.updater.algorithm, loaded, "text")
             (output / "objective.txt").write_text(objective + "\n")
             write_resolved(loaded, output / "recipe.yaml")
             forget_after(output, int(checkpoint.name.removeprefix("step_")) if checkpoint else -1)
@@ -67,7 +67,7 @@ def _prepare_directory(loaded: LoadedRecipe, output: Path, resume: bool) -> Path
         return None
     if not resume:
         raise CheckpointError(f"{output} holds a run already: add --resume to go on with it, or give another --output")
-    changed = differences(load_recipe(former).recipe, loaded.recipe)
+    changed = differences(load_recipe(former, stop_at_warnings=False).recipe, loaded.recipe)
     forbidden = [line for line in changed if not line.startswith(_MAY_CHANGE)]
     if forbidden:
         raise CheckpointError(f"{output} was started with another recipe:\n  " + "\n  ".join(forbidden))

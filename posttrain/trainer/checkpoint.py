@@ -14,18 +14,25 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.errors import CheckpointError
+from posttrain.trainer.anchor import Anchor
 from posttrain.trainer.window import StepData, load_steps, save_steps
 
 _STATE = "state.json"
 
 
 def save_checkpoint(
-    directory: Path, step: int, keep: int, accelerator: Any, state: dict[str, Any], pending: Sequence[StepData]
+    directory: Path,
+    step: int,
+    keep: int,
+    accelerator: Any,
+    state: dict[str, Any],
+    pending: Sequence[StepData],
+    anchor: Anchor | None = None,
 ) -> Path:
     """Write `directory`/step_`step` and keep the newest `keep`; returns its path.
 
     The accelerator writes weights, optimiser and every RNG; each rank its own pending steps; `state` is what the loop
-    needs besides (JSON).
+    needs besides (JSON); anchor: the reference, which is written where it has changed.
     """
     unfinished, final = directory / f".step_{step}", directory / f"step_{step}"
     if accelerator.is_main_process:
@@ -36,6 +43,8 @@ def save_checkpoint(
     save_steps(pending, unfinished / f"pending_{accelerator.process_index}.jsonl")
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
+        if anchor is not None:
+            anchor.save(unfinished)
         (unfinished / _STATE).write_text(json.dumps(state | {"step": step, "num_pending": len(pending)}))
         _flush(unfinished)
         shutil.rmtree(final, ignore_errors=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from posttrain.config.schema import TrackingSettings, TrainingSettings
 from posttrain.errors import RunError
+from posttrain.models.policy import Policy
 
 
 def make_accelerator(training: TrainingSettings, tracking: TrackingSettings, output: Path) -> Any:
@@ -33,7 +34,21 @@ def make_accelerator(training: TrainingSettings, tracking: TrackingSettings, out
     )
     if accelerator.num_processes != launched or (launched > 1 and accelerator.distributed_type == DistributedType.NO):
         raise RunError(f"{launched} ranks were launched but this one sees {accelerator.num_processes}")
+    if with_deepspeed:
+        # What a recipe says is not said again in a launch file. The batch size is not DeepSpeed's to know.
+        config = accelerator.state.deepspeed_plugin.deepspeed_config
+        config |= {"gradient_clipping": training.max_grad_norm, "train_micro_batch_size_per_gpu": 1}
     return accelerator
+
+
+def gather_head(policy: Policy) -> None:
+    """Under ZeRO-3, have the output head gathered around the policy's forward and backward, which read it directly."""
+    head = policy.model.get_output_embeddings()
+    if hasattr(head.weight, "ds_id"):
+        import deepspeed
+
+        for parameter in head.parameters():
+            deepspeed.zero.register_external_parameter(policy, parameter)
 
 
 def add_over_ranks(accelerator: Any, values: Tensor) -> Tensor:

@@ -3,43 +3,116 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from posttrain import catalog
 from posttrain.algorithms import load
+from posttrain.algorithms.overview import paper_of
 from posttrain.batch import Source
-from posttrain.config import Recipe, load_recipe, parse_settings
+from posttrain.config import LoadedRecipe, Recipe, load_recipe, parse_settings
+from posttrain.config.schema import ModelSettings, TeacherSettings
 from posttrain.estimator import Algorithm, objective
+from posttrain.trainer.comparisons import needs_both_sides
+from posttrain.trainer.origins import origins
+
+SHOWN = (
+    "training.steps", "training.prompts_per_step", "training.demonstrations_per_step", "training.learning_rate",
+    "training.schedule", "training.warmup_steps", "training.weight_decay", "training.betas", "training.epsilon",
+    "training.max_grad_norm", "training.tokens_per_microbatch", "training.mixed_precision", "training.max_length",
+    "rollout.group_size", "rollout.updates", "rollout.max_staleness", "rollout.max_tokens", "rollout.temperature",
+    "rollout.top_p", "rollout.top_k", "rollout.dtype", "critic.learning_rate", "critic.warmup_steps", "lora.rank",
+    "lora.alpha", "lora.dropout", "seed",
+)  # fmt: skip
+"""The values beside the objective that the update's arithmetic depends on, as far as a recipe has and reads them."""
 
 
 def explain(name: str, overrides: Sequence[str], format: str) -> str:
     """The objective of an algorithm, or of a recipe with its data and sizes, as text, json or latex."""
     if name in {member.name for member in catalog.members("algorithms")}:
         settings = parse_settings(overrides)
-        return render(load(name, **settings), None, format)
-    recipe = load_recipe(name, overrides).recipe
-    return render(load(recipe.algorithm.name, **recipe.algorithm.settings), recipe, format)
+        algorithm = load(name, **settings)
+        found = origins(algorithm, settings, dict.fromkeys(settings, "command line"), paper_of(name))
+        return _shown_as(format, algorithm, found, {"paper": paper_of(name)}, {}, [])
+    loaded = load_recipe(name, overrides, stop_at_warnings=False)
+    return render(load(loaded.recipe.algorithm.name, **loaded.recipe.algorithm.settings), loaded, format)
 
 
-def render(algorithm: Algorithm, recipe: Recipe | None, format: str) -> str:
-    """The objective, followed by what the recipe adds to it."""
-    if format == "latex":
-        return objective.as_latex(algorithm)
-    plan = {} if recipe is None else describe(recipe, algorithm)
+def render(algorithm: Algorithm, loaded: LoadedRecipe, format: str) -> str:
+    """The objective with the origin of its constants, what the recipe adds to it, and its warnings."""
+    recipe, provenance = loaded.recipe, loaded.provenance
+    paper = paper_of(recipe.algorithm.name)
+    prefix = "algorithm."
+    below = {path.removeprefix(prefix): where for path, where in provenance.items() if path.startswith(prefix)}
+    plan = {"paper": paper} | describe(recipe, algorithm)
+    values = {path: (value, provenance[path]) for path, value in _values(loaded)}
+    warnings = [
+        {"rule": f.rule, "field": f.field, "wrong": f.wrong, "why": f.why, "right": f.right}
+        | {"acknowledged": f.acknowledged}
+        for f in loaded.findings
+    ]
+    return _shown_as(
+        format, algorithm, origins(algorithm, recipe.algorithm.settings, below, paper), plan, values, warnings
+    )
+
+
+def _shown_as(
+    format: str,
+    algorithm: Algorithm,
+    found: Mapping[objective.Constant, str],
+    plan: Mapping[str, str],
+    values: Mapping[str, tuple[Any, str]],
+    warnings: Sequence[Mapping[str, Any]],
+) -> str:
+    plan = {name: phrase for name, phrase in plan.items() if phrase}
+    rows = [(path, catalog.show(value), where) for path, (value, where) in values.items()]
     if format == "json":
-        return json.dumps(objective.as_dict(algorithm) | plan, indent=2)
-    lines = [objective.as_text(algorithm), ""] + [f"{name:<16}{value}" for name, value in plan.items()]
+        written = {path: {"value": value, "from": where} for path, (value, where) in values.items()}
+        more = {"values": written, "warnings": warnings} if values else {}
+        return json.dumps({**objective.as_dict(algorithm, found), **plan, **more}, indent=2)
+    said = [(w["rule"], _sentence(w)) for w in warnings]
+    if format == "latex":
+        parts = [objective.as_latex(algorithm, found), objective.latex_table(("what", "how"), list(plan.items()))]
+        parts += [objective.latex_table(("value", "is", "from"), rows)] if rows else []
+        parts += [objective.latex_table(("warning", "about"), said)] if said else []
+        return "\n".join(parts)
+    lines = [objective.as_text(algorithm, found), ""] + [f"{name:<16}{phrase}" for name, phrase in plan.items()]
+    if rows:
+        rows.insert(0, ("value", "is", "from"))
+        path_width, value_width = (max(len(row[column]) for row in rows) + 2 for column in (0, 1))
+        lines += ["", *(f"{path:<{path_width}}{value:<{value_width}}{where}" for path, value, where in rows)]
+    lines += [""] * bool(said) + [f"warning: {rule}: {sentence}" for rule, sentence in said]
     return "\n".join(lines).rstrip()
+
+
+def _sentence(warning: Mapping[str, Any]) -> str:
+    after = " (acknowledged)" if warning["acknowledged"] else ""
+    return f"{warning['field']}: {warning['wrong']}: {warning['why']}; {warning['right']}{after}"
+
+
+def _values(loaded: LoadedRecipe) -> Iterator[tuple[str, Any]]:
+    """The settings of the algorithm, the weights of the rewards, and `SHOWN`, as far as they are read and not null."""
+    values = {path: value for path, value in loaded.values() if path not in loaded.unused and value is not None}
+    for path, value in values.items():
+        if path.startswith(("algorithm.", "rewards.")) and path != "algorithm.name":
+            yield path, value
+    yield from ((path, values[path]) for path in SHOWN if path in values)
 
 
 def describe(recipe: Recipe, algorithm: Algorithm) -> dict[str, str]:
     """Data, models, sizes and optimiser of a run, a phrase each."""
     training, rollout = recipe.training, recipe.rollout
     rollouts = Source.ROLLOUTS in algorithm.sources
-    plan = {"model": recipe.model.path or f"{(recipe.model.config or {}).get('model_type')} from scratch"}
+    plan = {"model": _model(recipe.model)}
+    if recipe.lora is not None:
+        plan["model"] += f", of which a LoRA adapter of rank {recipe.lora.rank} is trained"
     if "reference_logprobs" in algorithm.needs:
-        plan["reference"] = "a frozen copy of the starting model"
+        plan["reference"] = _reference(recipe, algorithm)
+    if algorithm.plan.critic is not None:
+        start = recipe.critic.path or "the model's start"
+        plan["critic"] = f"a second trained model from {start}, a scalar for each {algorithm.plan.critic}"
+    if recipe.teacher is not None:
+        plan["teacher"] = f"{_model(recipe.teacher)}, frozen, in {recipe.teacher.dtype}"
     for kind in ("prompts", "demonstrations", "preferences", "trajectories"):
         sources = getattr(recipe, kind)
         if sources:
@@ -49,13 +122,23 @@ def describe(recipe: Recipe, algorithm: Algorithm) -> dict[str, str]:
         plan["rollouts"] = (
             f"{training.prompts_per_step} prompts x {rollout.group_size} completions = {completions} a step, "
             f"at most {rollout.max_tokens} tokens each ({completions * rollout.max_tokens:,} a step), "
-            f"temperature {rollout.temperature:g}, engine {rollout.engine}"
+            f"temperature {rollout.temperature:g}, engine {rollout.engine}, {rollout.updates} update(s) a phase"
         )
-        plan["rewards"] = " + ".join(f"{reward.weight:g} {reward.name}" for reward in recipe.rewards)
-    elif Source.DEMONSTRATIONS in algorithm.sources:
-        plan["batch"] = f"{training.prompts_per_step} demonstrations a step"
+        plan["resets"] = _resets(algorithm)
+        rewards = " + ".join(f"{reward.weight:g} {reward.name}" for reward in recipe.rewards)
+        plan["rewards"] = rewards or "none: nothing reads them"
+    if Source.DEMONSTRATIONS in algorithm.sources:
+        apart = rollouts and bool(recipe.prompts)
+        number = training.demonstrations_per_step if apart else training.prompts_per_step
+        plan["imitated"] = f"{number} demonstrations a step, {_longest(recipe)}"
+    if Source.TRAJECTORIES in algorithm.sources:
+        plan["recorded"] = f"all trajectories of {training.prompts_per_step} prompts a step, {_longest(recipe)}"
     if Source.PREFERENCES in algorithm.sources:
-        plan["pairs"] = f"{training.prompts_per_step} preferences a step, two sequences each"
+        beside = ", each prompt with another's completion beside them" if algorithm.plan.mismatched else ""
+        sides = "two sequences each" if needs_both_sides(algorithm) else "a sequence for each side they have"
+        plan["pairs"] = f"{training.prompts_per_step} preferences a step, {sides}, {_longest(recipe)}{beside}"
+    if algorithm.plan.pairing is not None:
+        plan["pairing"] = algorithm.plan.pairing.formula
     plan["optimiser"] = (
         f"AdamW, learning rate {training.learning_rate:g} {training.schedule} after {training.warmup_steps} warm-up "
         f"steps, {training.steps} steps, gradient norm at most {training.max_grad_norm or 'unbounded'}"
@@ -64,6 +147,28 @@ def describe(recipe: Recipe, algorithm: Algorithm) -> dict[str, str]:
     if recipe.evaluation is not None:
         plan["evaluation"] = _shown(recipe.evaluation.name, recipe.evaluation.settings)
     return plan
+
+
+def _reference(recipe: Recipe, algorithm: Algorithm) -> str:
+    decay, samples = algorithm.plan.reference_decay, algorithm.plan.reference_samples
+    model = f"a {'frozen ' if not decay else ''}copy of the starting model"
+    model = model if recipe.lora is None else "the same model without its adapter"
+    moves = f", which follows the policy by {decay:g} a step" if decay else ""
+    return model + moves + (f"; {samples} rollouts of it for each prompt" if samples else "")
+
+
+def _resets(algorithm: Algorithm) -> str:
+    share = algorithm.plan.reset_probability
+    return f"{share:.0%} of the rollouts start inside their prompt's demonstration" if share else ""
+
+
+def _longest(recipe: Recipe) -> str:
+    limit = recipe.training.max_length
+    return "of any length" if limit is None else f"at most {limit:,} tokens each"
+
+
+def _model(settings: ModelSettings | TeacherSettings) -> str:
+    return settings.path or f"{(settings.config or {}).get('model_type')} from scratch"
 
 
 def _shown(name: str, settings: Mapping[str, Any]) -> str:

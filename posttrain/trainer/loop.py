@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,17 @@ from posttrain.models.export import save_model
 from posttrain.models.weights import named_weights
 from posttrain.rollout.collector import Collector, check_failure_rate
 from posttrain.rollout.engine import Engine
+from posttrain.trainer.anchor import Anchor
+from posttrain.trainer.canary import Canary
 from posttrain.trainer.checkpoint import load_checkpoint, save_checkpoint
 from posttrain.trainer.console import Console
 from posttrain.trainer.distributed import add_over_ranks, largest_over_ranks
+from posttrain.trainer.judge import judged
 from posttrain.trainer.signals import StopRequest
 from posttrain.trainer.step import Updater, score
 from posttrain.trainer.tracker import Tracker
-from posttrain.trainer.window import StepData, WindowBuilder
+from posttrain.trainer.watch import WeightWatch
+from posttrain.trainer.window import Ask, Replay, StepData, WindowBuilder
 from posttrain.trajectory import StopReason
 
 
@@ -33,7 +38,8 @@ class Loop:
     """Everything a run needs while it runs; `setup` builds it.
 
     evaluate: plays the recipe's benchmark with the policy as the sampler has it and returns its figures; None where
-    the recipe has none. reference: the frozen model where the algorithm needs one.
+    the recipe has none. reference: the model that rollouts are measured against, where the algorithm needs one; anchor:
+    the same, where it follows the policy or plays rollouts itself.
     """
 
     recipe: Recipe
@@ -46,6 +52,9 @@ class Loop:
     collector: Collector | None
     evaluate: Callable[[], dict[str, Any]] | None
     reference: Any = None
+    anchor: Anchor | None = None
+    canary: Canary | None = None
+    watch: WeightWatch = field(default_factory=WeightWatch)
     step: int = 0
     window_index: int = 0
     num_skipped_steps: int = 0
@@ -72,9 +81,13 @@ class Loop:
                     self.save()
                 if stopped and self.step < total:
                     return signal.Signals(stopped)
-        if self.accelerator.is_main_process:
-            save_model(self._model, self.tokenizer, self.output / "final")
-        self.accelerator.end_training()
+        writes = self.accelerator.is_main_process
+        save_model(self._model, self.tokenizer, self.output / "final", writes=writes)
+        if self.accelerator.num_processes > 1:
+            self.accelerator.end_training()
+        else:  # a process group here is the sampler's
+            for one in self.accelerator.trackers:
+                one.finish()
         return None
 
     def save(self) -> Path:
@@ -91,7 +104,7 @@ class Loop:
             "memory": self.updater.memory,
         }
         directory, keep = self.output / "checkpoints", self.recipe.checkpoint.keep
-        return save_checkpoint(directory, self.step, keep, self.accelerator, state, self.pending)
+        return save_checkpoint(directory, self.step, keep, self.accelerator, state, self.pending, self.anchor)
 
     def restore(self, checkpoint: Path) -> None:
         """Go on from a checkpoint."""
@@ -99,6 +112,8 @@ class Loop:
         self.updater.schedule.load_state_dict(state["schedule"])
         self.builder.load_state_dict(state["data"])
         self.step = state["step"]
+        if self.anchor is not None:
+            self.anchor.load(checkpoint, self.step)
         self.window_index = state["window_index"]
         self.builder.num_cut = state["num_cut_sequences"]
         self.num_skipped_steps = state["num_skipped_steps"]
@@ -115,12 +130,19 @@ class Loop:
 
     def _step(self, tracker: Tracker) -> dict[str, float]:
         start = time.monotonic()
-        if not self.pending:
+        fresh = not self.pending
+        if fresh:
             self._fill_window(tracker)
         data = self.pending.pop(0)
         played = time.monotonic()
+        self.watch.before(self.updater.policy)
         metrics = self.updater(data.sequences, self.step)
+        metrics |= self.watch.after(self.updater.policy, self.accelerator, metrics)
+        if fresh and self.canary is not None and self.canary.mismatch is not None:
+            metrics["canary_mismatch"] = self.canary.mismatch
         self.step += 1
+        if self.anchor is not None:
+            self.anchor.follow(named_weights(self._model), self.step)
         end = time.monotonic()
         self.elapsed_seconds += end - start
         self._count_skipped(metrics.pop("skipped"))
@@ -139,16 +161,38 @@ class Loop:
         } | metrics
 
     def _fill_window(self, tracker: Tracker) -> None:
-        steps, groups = self.builder.build(self.window_index, self._synced_collector)
+        steps, groups = self.builder.build(self.window_index, self._synced_collector, self._ask, self._replay)
+        self._release()
         if groups:
-            check_failure_rate(groups, self.recipe.rollout.max_failure_rate)
+            graded = self.updater.algorithm.grades_rollouts
+            check_failure_rate(groups, self.recipe.rollout.max_failure_rate, graded=graded)
         self.pending = [StepData(self._scored(data.sequences, len(steps)), data.played) for data in steps]
+        algorithm = self.updater.algorithm
         if self.accelerator.is_main_process:
             for step, data in enumerate(self.pending, start=self.step):
                 own = TokenBatch.from_sequences(data.sequences, step=step, memory=self.updater.memory)
-                batch = self.updater.algorithm.prepare(own)
-                tracker.rollouts(step + 1, data, batch, self.tokenizer, self.recipe.tracking.groups_per_step)
+                pulls = torch.split(algorithm.pulls(algorithm.prepare(own)), own.lengths.tolist())
+                tracker.rollouts(step + 1, data, pulls, self.tokenizer, self.recipe.tracking.groups_per_step)
         self.window_index += 1
+
+    @property
+    def _replay(self) -> Replay | None:
+        return self.anchor.play if self.anchor is not None and self.anchor.samples else None
+
+    @property
+    def _ask(self) -> Ask | None:
+        """Puts the policy's rollouts to the policy, where the algorithm's pairing has a judge."""
+        pairing = self.updater.algorithm.plan.pairing
+        if pairing is None or pairing.judge is None:
+            return None
+        scored = partial(
+            score,
+            self.updater.policy,
+            field="old_logprobs",
+            tokens_per_microbatch=self.updater.tokens_per_microbatch,
+            accelerator=self.accelerator,
+        )
+        return partial(judged, judge=pairing.judge, tokenizer=self.tokenizer, score=scored)
 
     def _synced_collector(self) -> Collector:
         assert self.collector is not None
@@ -156,21 +200,33 @@ class Loop:
         return self.collector
 
     def _sync(self) -> None:
-        """Give the sampler this step's weights, if it does not have them."""
+        """Give the sampler this step's weights, if it does not have them, and check that it runs them."""
         assert self.engine is not None
-        if self.engine.policy_version != self.step:
+        stale = self.engine.policy_version != self.step
+        if stale:
             self.engine.sync(named_weights(self._model), self.step)
+        if self.canary is not None and (stale or self.canary.mismatch is None):
+            self.canary.check(self.engine, self.updater.policy, self.accelerator)
+
+    def _release(self) -> None:
+        """Let the sampler free the device for the update, as far as the recipe asks it to."""
+        if self.engine is not None:
+            self.engine.release()
 
     def _scored(self, sequences: Sequence[TokenSequence], num_steps: int) -> list[TokenSequence]:
-        """Old logprobs where the policy will change within the window or advantages read them; reference logprobs."""
-        algorithm, device = self.updater.algorithm, self.accelerator.device
+        """Old logprobs where the policy will change within the window or advantages read them; reference logprobs.
+
+        The critic's values of before the update come with the old logprobs.
+        """
+        algorithm = self.updater.algorithm
         needs = algorithm.needs
         budget = self.updater.tokens_per_microbatch
         scored = list(sequences)
-        if "old_logprobs" in needs and (num_steps > 1 or "old_logprobs" in algorithm.prepare_needs):
-            scored = score(self.updater.policy, scored, "old_logprobs", budget, device)
+        read = "old_logprobs" in needs and (num_steps > 1 or "old_logprobs" in algorithm.prepare_needs)
+        if read or "old_values" in needs:
+            scored = score(self.updater.policy, scored, "old_logprobs", budget, self.accelerator)
         if "reference_logprobs" in needs:
-            scored = score(self.reference, scored, "reference_logprobs", budget, device)
+            scored = score(self.reference, scored, "reference_logprobs", budget, self.accelerator)
         return scored
 
     def _evaluate(self, tracker: Tracker, console: Console) -> None:
@@ -179,6 +235,7 @@ class Loop:
         self._sync()
         if self.accelerator.is_main_process:
             result = {"step": self.step} | self.evaluate()
+            self._release()
             tracker.evaluation(result)
             low, high = result["interval"]
             console.say(
@@ -200,20 +257,26 @@ class Loop:
         """Reward statistics over the graded trajectories of this step, over all ranks."""
         if self.builder.prompts is None:
             return {}
-        trajectories = [one.trajectory for one in data.played]
+        played = [one for one in data.played if not one.by_reference]
+        trajectories = [one.trajectory for one in played]
         graded = [t for t in trajectories if t.reward is not None]
         local = [
-            len({one.group for one in data.played}),
+            len({one.group for one in played}),
             len(trajectories),
             len(graded),
             sum(t.stop_reason is StopReason.LENGTH for t in trajectories),
             sum(t.reward or 0.0 for t in graded),
             sum(t.solved is True for t in graded),
             sum(t.num_completion_tokens for t in trajectories),
+            sum(t.error is not None for t in trajectories),
         ]
         sums = add_over_ranks(self.accelerator, torch.tensor(local, dtype=torch.float64)).tolist()
-        groups, num, num_graded, truncated, reward, solved, tokens = sums
-        metrics = {"num_groups": groups, "num_graded": num_graded, "num_ungraded": num - num_graded}
+        groups, num, num_graded, truncated, reward, solved, tokens, failed = sums
+        metrics = {"num_groups": groups}
+        if self.updater.algorithm.grades_rollouts:
+            metrics |= {"num_graded": num_graded, "num_ungraded": num - num_graded}
+        else:
+            metrics["num_failed"] = failed
         if num_graded:
             metrics |= {"reward_mean": reward / num_graded, "pass_rate": solved / num_graded}
         if num:

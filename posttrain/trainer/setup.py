@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,13 @@ from posttrain.algorithms import load
 from posttrain.batch import Source
 from posttrain.config import Recipe
 from posttrain.config.schema import SourceSettings
-from posttrain.data.chat import check_supervision, coloured_sample, encode_demonstration, stop_token_ids
+from posttrain.data.chat import (
+    check_supervision,
+    coloured_sample,
+    encode_demonstration,
+    encode_prompt,
+    stop_token_ids,
+)
 from posttrain.data.examples import Example, Examples
 from posttrain.data.held_out import without
 from posttrain.data.sources import load_source
@@ -26,25 +32,31 @@ from posttrain.errors import DataError
 from posttrain.estimator import Algorithm
 from posttrain.evaluation.benchmark import Benchmark
 from posttrain.evaluation.runner import evaluate, load_items
-from posttrain.models.load import check_model, load_model
-from posttrain.models.policy import Policy
+from posttrain.models.critic import Critic
+from posttrain.models.load import check_critic, check_model, load_critic, load_model
+from posttrain.models.lora import WithoutAdapter, add_lora
+from posttrain.models.policy import Policy, Teacher
 from posttrain.models.reference import reference_of
+from posttrain.models.teacher import check_teacher, load_teacher
 from posttrain.models.tokenizer import load_tokenizer
 from posttrain.reward import Grader, RewardSpec
 from posttrain.rollout.collector import Collector
 from posttrain.rollout.engine import Engine, Sampling
-from posttrain.rollout.transformers_engine import TransformersEngine
-from posttrain.trainer.distributed import make_accelerator
+from posttrain.rollout.engines import check_engine, make_engine
+from posttrain.trainer.anchor import Anchor
+from posttrain.trainer.canary import Canary, training_dtype
+from posttrain.trainer.distributed import gather_head, make_accelerator
 from posttrain.trainer.loop import Loop
 from posttrain.trainer.optimizer import make_optimizer, make_schedule
 from posttrain.trainer.step import Updater
 from posttrain.trainer.window import WindowBuilder
 
 SUPERVISED = (
-    (Source.DEMONSTRATIONS, "demonstration", "completion"),
-    (Source.PREFERENCES, "preference's chosen side", "chosen"),
+    (Source.DEMONSTRATIONS, "demonstration", ("completion",)),
+    (Source.PREFERENCES, "side of a preference", ("chosen", "rejected")),
+    (Source.TRAJECTORIES, "trajectory", ("completion",)),
 )
-"""Sources of completions that were not sampled, what one is called, and the field of an example that holds it."""
+"""Sources of completions that were not sampled, what one is called, and the fields of an example that hold one."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +77,7 @@ class Sources:
     preferences: Stream | None
     examples: Sequence[Examples]
     lines: list[str]
+    trajectories: Stream | None
 
 
 def load_data(recipe: Recipe, algorithm: Algorithm, held_out: Sequence[Example]) -> Sources:
@@ -91,12 +104,14 @@ def load_data(recipe: Recipe, algorithm: Algorithm, held_out: Sequence[Example])
 
     demonstrations = stream(recipe.demonstrations, "demonstrations") if recipe.demonstrations else None
     preferences = stream(recipe.preferences, "preferences") if recipe.preferences else None
+    trajectories = stream(recipe.trajectories, "trajectories") if recipe.trajectories else None
+    beside = preferences, loaded, lines, trajectories
     if not rollouts:
-        return Sources(None, demonstrations, preferences, loaded, lines)
+        return Sources(None, demonstrations, *beside)
     if not recipe.prompts:
-        return Sources(demonstrations, None, preferences, loaded, lines)
+        return Sources(demonstrations, None, *beside)
     prompts = stream(recipe.prompts, "prompts")
-    return Sources(prompts, demonstrations if imitates else None, preferences, loaded, lines)
+    return Sources(prompts, demonstrations if imitates else None, *beside)
 
 
 def _load(settings: SourceSettings, kind: str, index: int) -> Examples:
@@ -109,15 +124,16 @@ def _load(settings: SourceSettings, kind: str, index: int) -> Examples:
         raise DataError(f"{kind}.{index}{separator}{error}") from error
 
 
-def check_chat(sources: Sequence[Examples], side: str, tokenizer: Any, stop_ids: frozenset[int]) -> str:
-    """Check the action mask of the first demonstration (side "completion") or preference ("chosen").
+def check_chat(sources: Sequence[Examples], sides: Sequence[str], tokenizer: Any, stop_ids: frozenset[int]) -> str:
+    """Check the action mask of the first demonstration (sides "completion") or preference ("chosen", "rejected").
 
     Returns it as rich markup.
     """
-    example = next((source[0] for source in sources if getattr(source[0], side) is not None), None)
-    if example is None:
-        raise DataError(f"no source of data has a {side} in its first row")
-    encoded = encode_demonstration(example.prompt, getattr(example, side), tokenizer)
+    found = ((source[0].prompt, getattr(source[0], side)) for source in sources for side in sides)
+    first = next((one for one in found if one[1] is not None), None)
+    if first is None:
+        raise DataError(f"no source of data has a {' or '.join(sides)} in its first row")
+    encoded = encode_demonstration(*first, tokenizer)
     check_supervision(encoded, tokenizer, stop_ids)
     return coloured_sample(encoded, tokenizer)
 
@@ -126,6 +142,11 @@ def build(recipe: Recipe, output: Path, stack: ExitStack, say: Callable[[str], N
     """The loop of a fresh run; what it opens (worker processes) is closed by `stack`; `say` takes rich markup."""
     algorithm = load(recipe.algorithm.name, **recipe.algorithm.settings)
     check_model(recipe.model)
+    check_engine(recipe.rollout.engine)
+    if recipe.teacher is not None:
+        check_teacher(recipe.teacher)
+    if recipe.critic.path is not None:
+        check_critic(recipe.model, recipe.critic)
     specs = [RewardSpec(r.name, r.weight, r.outcome, r.settings) for r in recipe.rewards]
     grader = _grader(recipe, specs, stack) if specs else None
     tokenizer = load_tokenizer(recipe.tokenizer, recipe.model)
@@ -135,21 +156,32 @@ def build(recipe: Recipe, output: Path, stack: ExitStack, say: Callable[[str], N
         say(escape(line))
     if grader is not None:
         for examples in data.examples:
-            if examples[0].chosen is None:
+            if examples[0].chosen is None and examples[0].rejected is None and not examples[0].outcomes:
                 grader.check_columns(examples[0].columns)
     model = load_model(recipe.model, tokenizer, recipe.seed)
+    teacher = _teacher(recipe, algorithm, tokenizer)
     stop_ids = stop_token_ids(tokenizer, model.generation_config)
     model.generation_config.eos_token_id = sorted(stop_ids)  # so that `final/` stops where training did
-    for source, noun, side in SUPERVISED:
+    for source, noun, sides in SUPERVISED:
         if source in algorithm.sources:
-            sample = check_chat(data.examples, side, tokenizer, stop_ids)
+            sample = check_chat(data.examples, sides, tokenizer, stop_ids)
             say(f"one {noun} (what is supervised in green):\n{sample}")
     accelerator = make_accelerator(recipe.training, recipe.tracking, output)
     accelerator.init_trackers(recipe.tracking.project)
-    reference = reference_of(model).to(accelerator.device) if "reference_logprobs" in algorithm.needs else None
-    engine = _engine(recipe, model, accelerator.device) if grader or evaluation else None
-    updater = _updater(recipe, algorithm, Policy(model), accelerator)
+    rollouts = Source.ROLLOUTS in algorithm.sources
+    placed = recipe.rollout, model, accelerator.device
+    engine = make_engine(*placed) if rollouts or evaluation else None
+    replayer = make_engine(*placed) if algorithm.plan.reference_samples else None
+    canary = _canary(recipe, engine, model, tokenizer, data, evaluation) if engine else None
+    critic = _critic(recipe, algorithm, model, tokenizer)
+    reference = _reference(recipe, algorithm, model, accelerator.device)
+    if recipe.lora is not None:
+        add_lora(model, recipe.lora, recipe.seed)
+    updater = _updater(recipe, algorithm, Policy(model, teacher, critic=critic), accelerator)
+    if reference is None and "reference_logprobs" in algorithm.needs:
+        reference = WithoutAdapter(updater.policy)
     ranks = accelerator.process_index, accelerator.num_processes
+    collector = _collector(recipe, algorithm, engine, grader, tokenizer, stop_ids) if engine and rollouts else None
     return Loop(
         recipe=recipe,
         output=output,
@@ -157,12 +189,37 @@ def build(recipe: Recipe, output: Path, stack: ExitStack, say: Callable[[str], N
         tokenizer=tokenizer,
         updater=updater,
         builder=WindowBuilder(
-            recipe, algorithm, tokenizer, data.prompts, data.demonstrations, *ranks, data.preferences
+            recipe,
+            algorithm,
+            tokenizer,
+            data.prompts,
+            data.demonstrations,
+            *ranks,
+            data.preferences,
+            data.trajectories,
         ),
         engine=engine,
-        collector=_collector(recipe, engine, grader, tokenizer, stop_ids) if engine and grader else None,
+        collector=collector,
         evaluate=_evaluate(recipe, evaluation, engine, tokenizer, stop_ids, stack) if engine and evaluation else None,
         reference=reference,
+        anchor=_anchor(algorithm, reference, collector, replayer),
+        canary=canary,
+    )
+
+
+def _canary(
+    recipe: Recipe, engine: Engine, model: Any, tokenizer: Any, data: Sources, evaluation: HeldOut | None
+) -> Canary:
+    """The canary of the first prompt there is; before an adapter or a wrapper changes the model."""
+    first = data.examples[0][0] if data.examples else None
+    if evaluation is not None and first is None:
+        first = evaluation.items[0]
+    return Canary(
+        engine,
+        model,
+        encode_prompt(first.prompt, tokenizer) if first is not None else (),
+        training_dtype=training_dtype(model, recipe.training.mixed_precision),
+        max_mismatch=recipe.rollout.max_mismatch,
     )
 
 
@@ -173,22 +230,58 @@ def _held_out(recipe: Recipe) -> HeldOut | None:
     return HeldOut(benchmark, load_items(benchmark, recipe.evaluation.limit), recipe.evaluation.samples)
 
 
-def _engine(recipe: Recipe, model: Any, device: torch.device) -> Engine:
-    rollout = recipe.rollout
-    return TransformersEngine(model, dtype=rollout.dtype, batch_tokens=rollout.batch_tokens, device=device)
+def _reference(recipe: Recipe, algorithm: Algorithm, model: Any, device: torch.device) -> Any:
+    """A copy of the starting model where one is needed; an adapter's frozen base can be the reference itself."""
+    moves = algorithm.plan.reference_samples > 0 or algorithm.plan.reference_decay > 0
+    if moves or ("reference_logprobs" in algorithm.needs and recipe.lora is None):
+        return reference_of(model).to(device)
+    return None
+
+
+def _anchor(
+    algorithm: Algorithm, reference: Any, collector: Collector | None, replayer: Engine | None
+) -> Anchor | None:
+    """What the algorithm wants of the reference beyond scoring, on an engine of its own."""
+    plan = algorithm.plan
+    if reference is None or not (plan.reference_decay or replayer):
+        return None
+    own = None
+    if collector is not None and replayer is not None:
+        own = replace(collector, engine=replayer, reset_probability=0.0)
+    return Anchor(reference, plan.reference_decay, plan.reference_samples, own)
+
+
+def _teacher(recipe: Recipe, algorithm: Algorithm, tokenizer: Any) -> Teacher | None:
+    """Loaded before there is an accelerator: under ZeRO-3 a model loaded later is split over ranks as if trained."""
+    if recipe.teacher is None or algorithm.divergence is None:
+        return None
+    return load_teacher(recipe.teacher, tokenizer, algorithm.divergence, recipe.seed + 1)
+
+
+def _critic(recipe: Recipe, algorithm: Algorithm, model: Any, tokenizer: Any) -> Critic | None:
+    """The algorithm's second model; it starts as `model` is now where the recipe names no other."""
+    reading = algorithm.plan.critic
+    if reading is None:
+        return None
+    own = recipe.critic.path is not None
+    return Critic(load_critic(recipe.model, recipe.critic, tokenizer) if own else model, reading)
 
 
 def _updater(recipe: Recipe, algorithm: Algorithm, policy: Policy, accelerator: Any) -> Updater:
     training = recipe.training
-    prepared, optimizer = accelerator.prepare(policy, make_optimizer(policy, training))
+    if policy.teacher is not None:
+        policy.teacher.model.to(accelerator.device)
+    prepared, optimizer = accelerator.prepare(policy, make_optimizer(policy, training, recipe.critic))
+    gather_head(policy)
     return Updater(
         algorithm=algorithm,
         policy=prepared,
         optimizer=optimizer,
-        schedule=make_schedule(optimizer, training),
+        schedule=make_schedule(optimizer, training, recipe.critic),
         accelerator=accelerator,
         tokens_per_microbatch=training.tokens_per_microbatch,
         max_grad_norm=training.max_grad_norm,
+        critic=recipe.critic,
     )
 
 
@@ -204,7 +297,14 @@ def _grader(recipe: Recipe, rewards: Sequence[RewardSpec], stack: ExitStack) -> 
     return stack.enter_context(grader)
 
 
-def _collector(recipe: Recipe, engine: Engine, grader: Grader, tokenizer: Any, stop_ids: frozenset[int]) -> Collector:
+def _collector(
+    recipe: Recipe,
+    algorithm: Algorithm,
+    engine: Engine,
+    grader: Grader | None,
+    tokenizer: Any,
+    stop_ids: frozenset[int],
+) -> Collector:
     rollout = recipe.rollout
     return Collector(
         engine=engine,
@@ -219,6 +319,7 @@ def _collector(recipe: Recipe, engine: Engine, grader: Grader, tokenizer: Any, s
             top_k=rollout.top_k,
         ),
         attempts=rollout.attempts,
+        reset_probability=algorithm.plan.reset_probability,
     )
 
 

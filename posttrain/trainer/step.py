@@ -16,10 +16,13 @@ from typing import Any
 import torch
 
 from posttrain.batch import Source, TokenBatch, TokenSequence
+from posttrain.config.schema import CriticSettings
 from posttrain.data.collate import collate, microbatches
 from posttrain.estimator import Algorithm, reduce
 from posttrain.estimator.diagnostics import Diagnostics, means, merge
+from posttrain.models.policy import Policy
 from posttrain.trainer.distributed import add_over_ranks, largest_over_ranks
+from posttrain.trainer.optimizer import learning_rates
 
 _NOTHING = TokenSequence((0, 0), (False, True), Source.ROLLOUTS, group=0)
 """What a rank without work runs, at weight 0, so that every rank takes part in every collective."""
@@ -27,7 +30,11 @@ _NOTHING = TokenSequence((0, 0), (False, True), Source.ROLLOUTS, group=0)
 
 @dataclass
 class Updater:
-    """Applies `algorithm` to batches of sequences. memory: what its parts carry from step to step."""
+    """Applies `algorithm` to batches of sequences.
+
+    critic: the norm its gradient is clipped to, apart from the policy's, and the updates of its warm-up, in which the
+    policy's gradient is dropped and its learning rate is 0. memory: what the parts carry from step to step.
+    """
 
     algorithm: Algorithm
     policy: Any
@@ -36,6 +43,7 @@ class Updater:
     accelerator: Any
     tokens_per_microbatch: int
     max_grad_norm: float
+    critic: CriticSettings = field(default_factory=CriticSettings)
     memory: dict[str, float] = field(default_factory=dict)
 
     def __call__(self, sequences: Sequence[TokenSequence], step: int = 0) -> dict[str, float]:
@@ -48,14 +56,15 @@ class Updater:
         counts = add_over_ranks(self.accelerator, self.algorithm.counts(batch))
         active = self.algorithm.active(batch).nonzero().squeeze(1).tolist()
         kept = [sequences[row] for row in active]
-        shares = shares_prompts(self.policy)
-        batches = microbatches(kept, self.tokens_per_microbatch, self.algorithm.couples, share=shares)
+        options = row_options(self.policy)
+        batches = microbatches(kept, self.tokens_per_microbatch, self.algorithm.couples, **options)
         plan = [[active[i] for i in rows] for rows in batches]
         num_microbatches = max(1, largest_over_ranks(self.accelerator, len(plan)))
         self.policy.train()
         found: list[Diagnostics] = []
         for index in range(num_microbatches):
             last = index == num_microbatches - 1
+            self.accelerator.sync_gradients = last  # DeepSpeed steps within the backward pass that is the last
             with nullcontext() if last else self.accelerator.no_sync(self.policy):
                 if index < len(plan):
                     found.append(self._accumulate(batch, sequences, plan[index], counts))
@@ -81,7 +90,7 @@ class Updater:
     ) -> Diagnostics:
         device = self.accelerator.device
         part = batch.take(torch.tensor(rows)).to(device)
-        part_rows = collate([sequences[row] for row in rows], share=shares_prompts(self.policy))
+        part_rows = collate([sequences[row] for row in rows], **row_options(self.policy))
         scored = self.policy(part_rows.to(device))
         old = scored.logprobs.detach() if part.old_logprobs is None else part.old_logprobs
         beside = {name: getattr(scored, name) for name in ("values", "divergence")}
@@ -93,20 +102,37 @@ class Updater:
         return found
 
     def _accumulate_nothing(self) -> None:
-        scored = self.policy(collate([_NOTHING]).to(self.accelerator.device))
-        self.accelerator.backward(0.0 * scored.logprobs.sum())
+        scored = self.policy(collate([_NOTHING], **row_options(self.policy)).to(self.accelerator.device))
+        found = [tensor for tensor in (scored.logprobs, scored.values) if tensor is not None]
+        self.accelerator.backward(0.0 * torch.cat(found).sum())
 
     def _apply(self) -> dict[str, float]:
-        limit = self.max_grad_norm or math.inf
-        grad_norm = float(self.accelerator.clip_grad_norm_(self.policy.parameters(), limit))
-        finite = math.isfinite(grad_norm)
-        learning_rate = self.schedule.get_last_lr()[0]
+        norms = self._clip()
+        finite = all(math.isfinite(norm) for norm in norms.values())
+        rates = learning_rates(self.optimizer)
         if finite or self.accelerator.scaler is not None:  # fp16's scaler skips the step itself, and adapts
             self.optimizer.step()
         if finite:
             self.schedule.step()
         self.optimizer.zero_grad()
-        return {"grad_norm": grad_norm, "learning_rate": learning_rate, "skipped": float(not finite)}
+        return norms | rates | {"skipped": float(not finite)}
+
+    def _clip(self) -> dict[str, float]:
+        """Clip the policy's gradient and the critic's; their norms before that. In warm-up the policy's is dropped."""
+        critic = getattr(self.policy, "module", self.policy).critic
+        limit = self.max_grad_norm or math.inf
+        if critic is None:
+            return {"grad_norm": float(self.accelerator.clip_grad_norm_(self.policy.parameters(), limit))}
+        of_critic = list(critic.parameters())
+        known = set(of_critic)
+        of_policy = [p for p in self.policy.parameters() if p not in known]
+        norm = float(self.accelerator.clip_grad_norm_(of_policy, limit))  # unscales the critic's gradient too
+        clipped = torch.nn.utils.clip_grad_norm_(of_critic, self.critic.max_grad_norm or math.inf)
+        critic_norm = clipped.full_tensor() if hasattr(clipped, "full_tensor") else clipped  # FSDP's are in shards
+        if self.schedule.last_epoch < self.critic.warmup_steps:
+            for parameter in of_policy:
+                parameter.grad = None
+        return {"grad_norm": norm, "critic_grad_norm": float(critic_norm)}
 
     def _means(self, found: list[Diagnostics]) -> dict[str, float]:
         merged = merge(found)
@@ -119,23 +145,34 @@ class Updater:
 
 @torch.no_grad()
 def score(
-    policy: Any, sequences: Sequence[TokenSequence], field: str, tokens_per_microbatch: int, device: torch.device
+    policy: Any, sequences: Sequence[TokenSequence], field: str, tokens_per_microbatch: int, accelerator: Any
 ) -> list[TokenSequence]:
-    """The sequences with the logprobs of their actions under `policy` written to `field`."""
+    """The sequences with the logprobs of their actions under `policy` written to `field`; every rank must take part.
+
+    Where the policy has a critic, its values go to `old_values`.
+    """
     scored = list(sequences)
     training = policy.training
     policy.eval()
-    share = shares_prompts(policy)
-    for rows in microbatches(sequences, tokens_per_microbatch, "", share=share):
+    options = row_options(policy)
+    plan = microbatches(sequences, tokens_per_microbatch, "", **options)
+    for rows in plan:
         part = [sequences[row] for row in rows]
-        values = policy(collate(part, share=share).to(device)).logprobs.cpu().split([s.num_actions for s in part])
-        for row, logprobs in zip(rows, values, strict=True):
-            changes: dict[str, Any] = {field: tuple(logprobs.tolist())}
-            scored[row] = replace(sequences[row], **changes)
+        found = policy(collate(part, **options).to(accelerator.device))
+        recorded = {field: found.logprobs} | ({} if found.values is None else {"old_values": found.values})
+        for name, values in recorded.items():
+            for row, own in zip(rows, values.cpu().split([s.num_actions for s in part]), strict=True):
+                changes: dict[str, Any] = {name: tuple(own.tolist())}
+                scored[row] = replace(scored[row], **changes)
+    for _ in range(largest_over_ranks(accelerator, len(plan)) - len(plan)):  # sharded weights are gathered together
+        policy(collate([_NOTHING], **options).to(accelerator.device))
     policy.train(training)
     return scored
 
 
-def shares_prompts(policy: Any) -> bool:
-    """Whether the policy, wrapped or not, takes rows in which sequences share their prompt."""
-    return bool(getattr(policy, "module", policy).shares_prompts)
+def row_options(policy: Any) -> dict[str, bool]:
+    """The rows that the policy, wrapped or not, takes: with shared prompts, with every action (see `collate`)."""
+    plain = policy
+    while not isinstance(plain, Policy):
+        plain = plain.module
+    return {"share": bool(plain.shares_prompts), "whole": plain.critic is not None and plain.critic.reading == "action"}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
-from posttrain.batch import TokenBatch
 from posttrain.trainer.window import StepData
+from posttrain.trajectory import Trajectory
 
 
 class Tracker:
@@ -35,14 +35,14 @@ class Tracker:
         name = f"evaluation/{result['benchmark']}"
         self.accelerator.log({name: result["pass_rate"]}, step=result["step"])
 
-    def rollouts(self, step: int, data: StepData, batch: TokenBatch, tokenizer: Any, num_groups: int) -> None:
-        """Write the first `num_groups` groups of a step to rollouts/step_N.jsonl, one trajectory a line."""
+    def rollouts(self, step: int, data: StepData, pulls: Sequence[Tensor], tokenizer: Any, num_groups: int) -> None:
+        """Write the first `num_groups` groups of a step to rollouts/step_N.jsonl, one trajectory a line.
+
+        pulls: of each sequence, the advantages of its action tokens (`Algorithm.pulls`).
+        """
         played = [one for one in data.played if one.group < num_groups]
         if not played:
             return
-        assert batch.advantages is not None and batch.coefficients is not None
-        weighted = (batch.advantages * batch.coefficients[:, batch.sequence_index]).sum(0)
-        per_sequence = torch.split(weighted, batch.lengths.tolist())
         path = self.output / "rollouts" / f"step_{step}.jsonl"
         path.parent.mkdir(exist_ok=True)
         with path.open("w") as file:
@@ -54,11 +54,14 @@ class Tracker:
                     "group": one.group,
                     "prompt_id": trajectory.prompt_id,
                     "attempt": trajectory.attempt,
+                    "by": "reference" if one.by_reference else "policy",
+                    "num_turns": len(trajectory.turns),
                     "prompt": trajectory.prompt,
+                    "given": tokenizer.decode(given_ids(trajectory)),
                     "completion": trajectory.completion,
                     "tokens": [tokenizer.decode([token]) for token in ids],
                     "logprobs": [value for turn in trajectory.turns for value in turn.logprobs],
-                    "advantage": [value for row in one.rows for value in per_sequence[row].tolist()],
+                    "advantage": [value for row in one.rows for value in pulls[row].tolist()],
                     "reward": trajectory.reward,
                     "rewards": trajectory.rewards,
                     "solved": trajectory.solved,
@@ -71,6 +74,14 @@ class Tracker:
     def _append(self, name: str, row: Mapping[str, Any]) -> None:
         with (self.output / name).open("a") as file:
             file.write(json.dumps(row) + "\n")
+
+
+def given_ids(trajectory: Trajectory) -> list[int]:
+    """The tokens of a demonstration that the first completion continued (`rollout.resets`); its text holds theirs."""
+    if not trajectory.turns or not trajectory.turns[0].num_given:
+        return []
+    turn = trajectory.turns[0]
+    return list(turn.prompt_ids[-turn.num_given :])
 
 
 def forget_after(output: Path, step: int) -> None:

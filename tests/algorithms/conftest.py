@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from posttrain.estimator import Source, TokenBatch, TokenSequence
+from posttrain.estimator import Algorithm, Plan, Source, TokenBatch, TokenSequence
+from tests.algorithms.parity import Parity, load_verl
 
 CONTEXTS, VOCABULARY = 6, 5
+_PAIRED = {Source.ROLLOUTS, Source.PREFERENCES}
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,29 @@ class Row:
     reward: float | None = None
     solved: bool = False
     weight: float = 1.0
+    old_values: list[float] | None = None
+    gap: int = 0  # the action before which another's token stands: a second turn starts there
+    pair: int | None = None  # default: a preference's group
+
+    def sequence(self, number: int) -> TokenSequence:
+        """The row as the trainer has it; its tokens say which row of its world it is, and no more."""
+        before, after = (True,) * self.gap, (True,) * (len(self.tokens) - self.gap)
+        mask = (False, *before, *(False,) * bool(self.gap), *after)
+        pair = self.group if self.source is Source.PREFERENCES else -1
+        return TokenSequence(
+            token_ids=(number,) * len(mask),
+            action_mask=mask,
+            source=self.source,
+            group=self.group,
+            pair=pair if self.pair is None else self.pair,
+            reward=self.reward,
+            solved=self.solved,
+            behavior_logprobs=tuple(self.old),
+            old_logprobs=tuple(self.old),
+            reference_logprobs=tuple(self.reference),
+            old_values=None if self.old_values is None else tuple(self.old_values),
+            weight=self.weight,
+        )
 
 
 @dataclass(frozen=True)
@@ -47,27 +76,60 @@ class World:
         table = torch.log_softmax(self.theta, -1)
         return [-(table.exp() * table).sum(-1)[row.contexts] for row in self.rows]
 
+    def values(self) -> list[Tensor]:
+        """A critic's values of each completion's tokens; it shares the policy's parameters."""
+        return [torch.tanh(self.theta[row.contexts, 0]) for row in self.rows]
+
+    def divergences(self) -> list[Tensor]:
+        """KL(pi || teacher) where each completion's tokens are drawn, in nats; the teacher prefers high tokens."""
+        table = torch.log_softmax(self.theta, -1)
+        teacher = torch.log_softmax(torch.arange(VOCABULARY, dtype=table.dtype), -1)
+        return [(table.exp() * (table - teacher)).sum(-1)[row.contexts] for row in self.rows]
+
+    def padded(self, values: Tensor) -> Tensor:
+        """Values of tokens [A] as [S, T], zeros after a completion's end, as peers have them."""
+        return pad_sequence(values.split([len(row.tokens) for row in self.rows]), batch_first=True)
+
+    def recorded(self, name: str) -> Tensor:
+        """The rows' `name` as [S, T], in float32."""
+        return self.padded(torch.tensor([value for row in self.rows for value in getattr(row, name)]))
+
+    def mask(self) -> Tensor:
+        """1 where a completion has a token, [S, T]."""
+        return self.padded(torch.ones(sum(len(row.tokens) for row in self.rows)))
+
     def batch(self, logprobs: Tensor | None = None) -> TokenBatch:
         """What the estimator sees, at `logprobs` [A] (default: the policy's)."""
-        sequences = [
-            TokenSequence(
-                token_ids=(0, *row.tokens),
-                action_mask=(False, *(True,) * len(row.tokens)),
-                source=row.source,
-                group=row.group,
-                pair=row.group if row.source is Source.PREFERENCES else -1,
-                reward=row.reward,
-                solved=row.solved,
-                behavior_logprobs=tuple(row.old),
-                old_logprobs=tuple(row.old),
-                reference_logprobs=tuple(row.reference),
-                weight=row.weight,
-            )
-            for row in self.rows
-        ]
+        sequences = [row.sequence(number) for number, row in enumerate(self.rows)]
         flat = torch.cat(self.logprobs()) if logprobs is None else logprobs
-        entropy = torch.cat(self.entropies()).to(flat.dtype)
-        return TokenBatch.from_sequences(sequences, dtype=flat.dtype).replace(logprobs=flat, entropy=entropy)
+        more = {"entropy": self.entropies(), "values": self.values(), "divergence": self.divergences()}
+        made = {name: torch.cat(pieces).to(flat.dtype) for name, pieces in more.items()}
+        return TokenBatch.from_sequences(sequences, dtype=flat.dtype).replace(logprobs=flat, **made)
+
+    def leaf_batch(self) -> tuple[TokenBatch, Tensor]:
+        """The batch, and the leaf [4, A] that its logprobs, entropy, values and divergence are."""
+        batch = self.batch()
+        names = ("logprobs", "entropy", "values", "divergence")
+        leaf = torch.stack([getattr(batch, name) for name in names]).detach().requires_grad_()
+        return batch.replace(**dict(zip(names, leaf, strict=True))), leaf
+
+    def planned(self, plan: Plan) -> World:
+        """The world after the plan's work on sequences: rollouts in pairs, mismatched preferences."""
+        rows = list(self.rows)
+        if plan.mismatched:
+            chosen = [row for row in rows if row.source is Source.PREFERENCES]
+            rows += [replace(row, reward=None, pair=-1) for row in chosen[::2]]
+        if plan.pairing is None:
+            return replace(self, rows=rows)
+        paired = []
+        for numbers in self.of(Source.ROLLOUTS):
+            rewards = [rows[number].reward or 0.0 for number in numbers]
+            chances = [[1 / (1 + math.exp(other - one - 0.1)) for other in rewards] for one in rewards]
+            for side in plan.pairing([rows[number].sequence(number) for number in numbers], chances):
+                pair = 1000 * side.group + side.pair
+                changes = {"source": side.source, "reward": side.reward, "weight": side.weight, "pair": pair}
+                paired.append(replace(rows[side.token_ids[0]], **changes))
+        return replace(self, rows=[row for row in rows if row.pair is None and row.source not in _PAIRED] + paired)
 
     def of(self, source: Source) -> list[list[int]]:
         """Indices of the source's rows, by group."""
@@ -88,12 +150,14 @@ def make_world(
     drift: float = 0.4,
     ungraded: float = 0.0,
     binary: bool = True,
+    reference_samples: int = 0,
 ) -> World:
     """A random world; the first group solves nothing, the second everything; `drift` moves old and reference away.
 
-    Each group has one pair of preferences, the chosen side (reward 1) first.
+    Each group has one pair of preferences, the chosen side (reward 1) first; with reference_samples, as many graded
+    demonstrations in place of one without a reward.
     """
-    draw = random.Random(seed)
+    draw, more = random.Random(seed), random.Random(-1 - seed)
     theta = torch.randn(CONTEXTS, VOCABULARY, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     table = torch.log_softmax(theta, -1)
 
@@ -111,12 +175,15 @@ def make_world(
             tokens,
             old=[x + draw.gauss(0, drift) for x in here],
             reference=[x + draw.gauss(0, drift) for x in here],
-            reward=value if source is Source.ROLLOUTS and draw.random() >= ungraded else None,
-            solved=solved and source is Source.ROLLOUTS,
+            reward=value if source in played and draw.random() >= ungraded else None,
+            solved=solved and source in played,
+            old_values=[more.gauss(0, 1) for _ in range(length)],
+            gap=more.randrange(max(1, length)),
         )
 
     rows = []
-    sizes = {Source.ROLLOUTS: group_size, Source.PREFERENCES: 2}
+    played = {Source.ROLLOUTS, Source.TRAJECTORIES} | ({Source.DEMONSTRATIONS} if reference_samples else set())
+    sizes = {Source.ROLLOUTS: group_size, Source.PREFERENCES: 2, Source.DEMONSTRATIONS: reference_samples or 1}
     for group in range(num_groups):
         for source in sources:
             made = [row(source, group) for _ in range(sizes.get(source, 1))]
@@ -153,6 +220,43 @@ def world_of() -> Callable[[list[Row]], World]:
 
 
 @pytest.fixture(scope="session")
+def world_for() -> Callable[..., World]:
+    """A world that has whatever the given algorithm may ask of the run; other arguments as `make_world`'s."""
+
+    def made(algorithm: Algorithm, seed: int = 0, **changes: Any) -> World:
+        changes = {"sources": list(Source), "reference_samples": algorithm.plan.reference_samples} | changes
+        return make_world(seed, **changes).planned(algorithm.plan)
+
+    return made
+
+
+@pytest.fixture(scope="session")
 def row_type() -> type[Row]:
     """`Row`."""
     return Row
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """--write-parity: publish the comparisons with peers that this session makes."""
+    parser.addoption("--write-parity", action="store_true", help="write posttrain/algorithms/parity.json")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With --write-parity, the comparisons only."""
+    if config.getoption("--write-parity", default=False):
+        items[:] = [item for item in items if "parity" in getattr(item, "fixturenames", ())]
+
+
+@pytest.fixture(scope="session")
+def parity(request: pytest.FixtureRequest) -> Iterator[Parity]:
+    """Compares with a peer, and publishes where the option says so."""
+    found = Parity(writing=request.config.getoption("--write-parity", default=False))
+    yield found
+    if found.writing and not request.session.testsfailed:
+        found.write()
+
+
+@pytest.fixture(scope="session")
+def verl() -> ModuleType:
+    """verl's pure functions."""
+    return load_verl("verl.trainer.ppo.core_algos")

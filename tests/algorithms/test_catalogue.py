@@ -13,11 +13,10 @@ import torch
 from posttrain import catalog
 from posttrain.algorithms import load
 from posttrain.errors import RecipeError, UnknownNameError
-from posttrain.estimator import Algorithm, Source
+from posttrain.estimator import Algorithm
 from posttrain.estimator.objective import as_dict, as_latex, as_text
+from tests.algorithms.names import EACH
 
-NAMES = [member.name for member in catalog.members("algorithms") if member.name != "terms"]  # test_terms.py has it
-EACH = pytest.mark.parametrize("name", NAMES)
 LOGPROBS = ("old_logprobs", "behavior_logprobs", "reference_logprobs")
 
 
@@ -54,36 +53,34 @@ def test_explained(name: str) -> None:
         assert term.name in as_text(algorithm)
         for part in term.describe().values():
             assert part.formula
-            assert part.needs <= {"rewards", "groups", *LOGPROBS}
+            assert part.needs <= {"rewards", "groups", "memory", "values", "old_values", "divergence", *LOGPROBS}
     assert as_dict(algorithm)["algorithm"] == name
     assert as_latex(algorithm).count("&=") == len(algorithm.terms)
 
 
 @EACH
 @pytest.mark.parametrize("seed", range(3))
-def test_tokens_of_other_sources_have_no_gradient(name: str, seed: int, world: Any, gradient: Any) -> None:
-    here = world(seed, sources=list(Source), ungraded=0.1)
+def test_tokens_of_other_sources_have_no_gradient(name: str, seed: int, world_for: Any, gradient: Any) -> None:
     algorithm = load(name)
-    flat = torch.cat(here.logprobs()).detach().requires_grad_()
-    batch = here.batch(flat)
+    here = world_for(algorithm, seed, ungraded=0.1)
+    batch, leaf = here.leaf_batch()
     result = algorithm(batch)
-    found = gradient(result.loss, flat)
-    mine = torch.stack([batch.is_from(source) for source in algorithm.sources]).any(0)
+    found = gradient(result.loss, leaf).abs().sum(0)
+    mine = torch.stack([batch.is_from(term.source) for term in algorithm.terms]).any(0)
     assert found[batch.broadcast(mine)].any()
     assert not found[~batch.broadcast(mine)].any()
     assert all(math.isfinite(value) for value in result.metrics.values())
 
 
 @EACH
-def test_what_other_sources_hold_does_not_matter(name: str, world: Any, gradient: Any) -> None:
-    here = world(1, sources=list(Source))
+def test_what_other_sources_hold_does_not_matter(name: str, world_for: Any, gradient: Any) -> None:
     algorithm = load(name)
-    flat = torch.cat(here.logprobs()).detach().requires_grad_()
-    batch = here.batch(flat)
-    others = ~torch.stack([batch.is_from(source) for source in algorithm.sources]).any(0)
+    here = world_for(algorithm, 1)
+    batch, leaf = here.leaf_batch()
+    others = ~torch.stack([batch.is_from(term.source) for term in algorithm.terms]).any(0)
     spoiled = {
-        field: torch.where(batch.broadcast(others), torch.full_like(flat, torch.nan), getattr(batch, field))
-        for field in LOGPROBS
+        field: torch.where(batch.broadcast(others), torch.full_like(leaf[0], torch.nan), getattr(batch, field))
+        for field in (*LOGPROBS, "divergence")
     }
-    ours, expected = (gradient(algorithm(b).loss, flat) for b in (batch.replace(**spoiled), batch))
+    ours, expected = (gradient(algorithm(b).loss, leaf) for b in (batch.replace(**spoiled), batch))
     torch.testing.assert_close(ours, expected, rtol=0, atol=0)

@@ -4,101 +4,20 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from posttrain.algorithms import load
 from posttrain.errors import RecipeError
 from posttrain.estimator import Source, TokenBatch, reduce
 from posttrain.estimator.diagnostics import means, merge
+from tests.algorithms.preference_losses import CASES, Loss, margins
 
 PREFERENCES = [Source.PREFERENCES]
-Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""From logprobs, reference logprobs and mask [pairs, 2, T] (side 0 chosen) and the chance that side 0 is better."""
-
-
-def margins(logprobs: Tensor, reference: Tensor, mask: Tensor, mean: bool = False) -> Tensor:
-    """Differences of the sides' summed (or mean) log-ratios [pairs]."""
-    totals = ((logprobs - reference) * mask).sum(-1)
-    if mean:
-        totals = totals / mask.sum(-1).clamp(min=1)
-    return totals[:, 0] - totals[:, 1]
-
-
-def imitation(logprobs: Tensor, mask: Tensor, chance: Tensor) -> Tensor:
-    """Mean over pairs of the sides' mean negative log-likelihood, each as often as it is the better one."""
-    nll = -(logprobs * mask).sum(-1) / mask.sum(-1).clamp(min=1)
-    return (chance * nll[:, 0] + (1 - chance) * nll[:, 1]).mean()
-
-
-def dpo(loss: str = "sigmoid", beta: float = 0.1, eps: float = 0.0, robust: bool = False, mean: bool = False,
-        sft: float = 0.0) -> Loss:  # fmt: skip
-    """2305.18290 eq. 7; hinge of 2309.06657; IPO 2310.12036 eq. 17; 2403.00409's unbiased and Mitchell's smoothing."""
-    kinds: dict[str, Callable[[Tensor], Tensor]] = {
-        "sigmoid": lambda m: -logsigmoid(beta * m),
-        "hinge": lambda m: torch.relu(1 - beta * m),
-        "ipo": lambda m: (m - 1 / (2 * beta)) ** 2,
-    }
-    one = kinds[loss]
-
-    def of(logprobs: Tensor, reference: Tensor, mask: Tensor, chance: Tensor) -> Tensor:
-        m = margins(logprobs, reference, mask, mean)
-
-        def of_label(m: Tensor) -> Tensor:
-            if robust:
-                return ((1 - eps) * one(m) - eps * one(-m)) / (1 - 2 * eps)
-            return (1 - eps) * one(m) + eps * one(-m)
-
-        total = (chance * of_label(m) + (1 - chance) * of_label(-m)).mean()
-        return total + sft * imitation(logprobs, mask, chance)
-
-    return of
-
-
-def simpo(beta: float = 2.0, gamma: float = 1.0, mean: bool = True, sft: float = 0.0) -> Loss:
-    """2405.14734 eq. 6."""
-
-    def of(logprobs: Tensor, reference: Tensor, mask: Tensor, chance: Tensor) -> Tensor:
-        m = beta * margins(logprobs, torch.zeros_like(reference), mask, mean)
-        total = -(chance * logsigmoid(m - gamma) + (1 - chance) * logsigmoid(-m - gamma)).mean()
-        return total + sft * imitation(logprobs, mask, chance)
-
-    return of
-
-
-def orpo(weight: float = 0.1, sft: float = 1.0) -> Loss:
-    """2403.07691 eq. 6 and 7."""
-
-    def of(logprobs: Tensor, reference: Tensor, mask: Tensor, chance: Tensor) -> Tensor:
-        probability = ((logprobs * mask).sum(-1) / mask.sum(-1).clamp(min=1)).exp()
-        odds = probability / (1 - probability)
-        ratio = (odds[:, 0] / odds[:, 1]).log()
-        total = -(chance * logsigmoid(ratio) + (1 - chance) * logsigmoid(-ratio)).mean()
-        return weight * total + sft * imitation(logprobs, mask, chance)
-
-    return of
-
-
-CASES: list[tuple[str, dict[str, Any], Loss]] = [
-    ("dpo", {}, dpo()),
-    ("dpo", {"beta": 0.7, "sft_weight": 0.5}, dpo(beta=0.7, sft=0.5)),
-    ("dpo", {"beta": 0.5, "label_smoothing": 0.1}, dpo(beta=0.5, eps=0.1)),
-    ("dpo", {"beta": 0.5, "label_smoothing": 0.1, "robust": True}, dpo(beta=0.5, eps=0.1, robust=True)),
-    ("dpo", {"length_normalised": True, "beta": 2.0}, dpo(beta=2.0, mean=True)),
-    ("dpo", {"loss": "hinge", "beta": 0.6}, dpo("hinge", beta=0.6)),
-    ("dpo", {"loss": "ipo"}, dpo("ipo")),
-    ("dpo", {"loss": "ipo", "length_normalised": True, "beta": 0.4}, dpo("ipo", beta=0.4, mean=True)),
-    ("simpo", {}, simpo()),
-    ("simpo", {"beta": 0.1, "gamma": 0.0, "length_normalised": False, "sft_weight": 1.0}, simpo(0.1, 0.0, False, 1.0)),
-    ("orpo", {}, orpo()),
-    ("orpo", {"odds_weight": 2.0, "sft_weight": 0.0}, orpo(2.0, 0.0)),
-]
 EACH = pytest.mark.parametrize(
     ("name", "settings", "loss"), CASES, ids=lambda v: "" if callable(v) else str(v or "default")
 )
@@ -199,10 +118,13 @@ def test_diagnostics_of_the_implicit_reward(world: Any) -> None:
     assert again["preference/margin"] == pytest.approx(metrics["preference/margin"], rel=1e-12)
 
 
-@NAMES
+@EACH
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("sign", [-20.0, 20.0])
-def test_finite_at_extreme_ratios(name: str, dtype: torch.dtype, sign: float, world: Any) -> None:
+def test_finite_at_extreme_ratios(
+    name: str, settings: dict[str, Any], loss: Loss, dtype: torch.dtype, sign: float, world: Any
+) -> None:
+    del loss
     here = world(0, sources=PREFERENCES, lengths=(0, 3))
     rows = [
         replace(row, reference=[old + sign * (1 if row.reward else -1) for old in row.old])
@@ -211,7 +133,7 @@ def test_finite_at_extreme_ratios(name: str, dtype: torch.dtype, sign: float, wo
     for logprob in (-1e-9, -1.0, -40.0):
         far = replace(here, rows=rows)
         flat = torch.full_like(torch.cat(here.logprobs()), logprob).detach().to(dtype).requires_grad_()
-        result = load(name)(far.batch(flat))
+        result = load(name, **settings)(far.batch(flat))
         result.loss.backward()
         assert flat.grad is not None
         assert torch.isfinite(flat.grad).all()
@@ -281,6 +203,12 @@ def test_half_a_pair_is_an_error(name: str, world: Any) -> None:
     ("name", "settings", "message"),
     [
         ("dpo", {"beta": 0.0}, r"beta is 0.0; allowed: above 0"),
+        (
+            "dpo",
+            {"loss_constant": 0.5},
+            r"constant is 0.5, and loss 'sigmoid' has none; allowed: with exo and discopop",
+        ),
+        ("dpo", {"loss": "exo", "loss_constant": 1.0}, r"constant is 1.0; allowed: above 0, below 1"),
         ("dpo", {"label_smoothing": 0.5}, r"label_smoothing is 0.5; allowed: at least 0, below 0.5"),
         ("simpo", {"beta": -1.0}, r"beta is -1.0; allowed: above 0"),
         ("orpo", {"odds_weight": -1.0}, r"weight is -1.0; allowed: at least 0"),

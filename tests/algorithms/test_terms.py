@@ -49,6 +49,10 @@ LUFFY = """
   aggregation: {name: joint, aggregation: token_mean}
 """
 RAFT = "- {source: rollouts, where: solved}"
+DISTILL = """
+- {source: rollouts, likelihood: {name: jensen_shannon, beta: 0.3}, aggregation: sequence_mean, weight: 0.4}
+- {source: demonstrations, likelihood: {name: jensen_shannon, beta: 0.3}, aggregation: sequence_mean, weight: 0.6}
+"""
 BONUS = GRPO + "- {source: rollouts, term: entropy, likelihood: entropy, aggregation: sequence_mean, weight: 0.01}"
 
 
@@ -68,17 +72,19 @@ def written(text: str) -> list[dict[str, Any]]:
         ("luffy", {}, LUFFY),
         ("raft", {}, RAFT),
         ("sft", {}, "- source: demonstrations"),
+        ("distill", {"beta": 0.3, "on_policy": 0.4, "off_policy": 0.6}, DISTILL),
     ],
-    ids=["grpo", "entropy bonus", "hpt", "dpo", "luffy", "raft", "sft"],
+    ids=["grpo", "entropy bonus", "hpt", "dpo", "luffy", "raft", "sft", "distill"],
 )
 def test_identical_gradients(
     name: str, settings: dict[str, Any], terms: str, seed: int, world: Any, gradient: Any
 ) -> None:
     here = world(seed, sources=list(Source))
-    flat = torch.cat(here.logprobs()).detach().requires_grad_()
     algorithms = load("terms", terms=written(terms)), load(name, **settings)
-    for at, logprobs in ((flat, flat), (here.theta, None)):
-        ours, expected = (gradient(algorithm(here.batch(logprobs)).loss, at) for algorithm in algorithms)
+    for made in (here.leaf_batch, lambda: (here.batch(), here.theta)):
+        ours, expected = (
+            gradient(algorithm(batch).loss, at) for algorithm, (batch, at) in ((one, made()) for one in algorithms)
+        )
         assert expected.any()
         torch.testing.assert_close(ours, expected, rtol=0, atol=0)
     assert algorithms[0].needs == algorithms[1].needs
@@ -114,7 +120,8 @@ def test_every_part(part: Any) -> None:
     default = part()
     assert default == part()
     assert default.formula
-    assert default.needs <= {"rewards", "groups", "old_logprobs", "behavior_logprobs", "reference_logprobs"}
+    recorded = {"old_logprobs", "behavior_logprobs", "reference_logprobs", "old_values"}
+    assert default.needs <= {"rewards", "groups", "values", "divergence", "memory"} | recorded
     assert part.__doc__
     with pytest.raises((FrozenInstanceError, TypeError)):
         default.something = 1
@@ -159,6 +166,11 @@ MISTAKES: list[tuple[list[dict[str, Any]], str]] = [
         [ONE | {"likelihood": "entropy", "mask": "clip"}],
         "terms.0.mask: unknown key (set to 'clip'); allowed: aggregation",
     ),
+    (
+        [ONE | {"likelihood": {"name": "forward_kl"}, "mask": "clip"}],
+        "terms.0.mask: unknown key (set to 'clip'); allowed: aggregation, likelihood",
+    ),
+    ([ONE | {"likelihood": {"name": "jensen_shannon", "beta": 2}}], "terms.0.likelihood: beta is 2.0; allowed: 0 to 1"),
     (
         [ONE | {"likelihood": "entorpy"}],
         "terms.0.likelihood: 'entorpy' is not a known likelihood; did you mean 'entropy'?",

@@ -13,23 +13,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from posttrain.algorithms import load
 from posttrain.estimator import Source
-
-
-def padded(world: Any, flat: Tensor) -> Tensor:
-    """[S, T], zeros after a completion's end."""
-    return pad_sequence(flat.split([len(row.tokens) for row in world.rows]), batch_first=True)
-
-
-def recorded(world: Any, name: str) -> Tensor:
-    return padded(world, torch.tensor([value for row in world.rows for value in getattr(row, name)]))
-
-
-def mask_of(world: Any) -> Tensor:
-    return padded(world, torch.ones(sum(len(row.tokens) for row in world.rows)))
 
 
 def advantages(world: Any, std: bool = True, epsilon: float = 1e-4) -> Tensor:
@@ -56,7 +42,7 @@ def namespace(logprobs: Tensor, **settings: Any) -> SimpleNamespace:
 
 
 def completions(world: Any) -> dict[str, Tensor]:
-    mask = mask_of(world)
+    mask = world.mask()
     prompt = torch.zeros(len(mask), 1)
     return {"prompt_ids": prompt, "prompt_mask": prompt, "completion_ids": mask, "completion_mask": mask}
 
@@ -84,16 +70,27 @@ def trl_grpo(
         "current_gradient_accumulation_steps": 1,
         "max_completion_length": 16,
         "_entropy_bonus_enabled": False,
-        "args": SimpleNamespace(delta=delta, use_bias_correction_kl=False, steps_per_generation=1),
+        "args": SimpleNamespace(
+            delta=delta,
+            use_bias_correction_kl=False,
+            steps_per_generation=1,
+            sapo_temperature_pos=1.0,
+            sapo_temperature_neg=1.05,
+            vespo_k_pos=2.0,
+            vespo_lambda_pos=3.0,
+            vespo_k_neg=3.0,
+            vespo_lambda_neg=2.0,
+        ),
+        "get_gamma_weights": GRPOTrainer.get_gamma_weights,
     }
     inputs = completions(world) | {
         "advantages": advantage,
-        "old_per_token_logps": recorded(world, "old"),
-        "ref_per_token_logps": recorded(world, "reference"),
-        "num_items_in_batch": mask_of(world).sum(),
+        "old_per_token_logps": world.recorded("old"),
+        "ref_per_token_logps": world.recorded("reference"),
+        "num_items_in_batch": world.mask().sum(),
         "importance_sampling_ratio": weights,
     }
-    trainer = namespace(padded(world, flat), **(defaults | settings))
+    trainer = namespace(world.padded(flat), **(defaults | settings))
     loss: Tensor = GRPOTrainer._compute_loss(trainer, None, inputs)
     return loss
 
@@ -102,27 +99,18 @@ def trl_rloo(world: Any, flat: Tensor, beta: float) -> Tensor:
     """RLOOTrainer's loss at the policy that sampled (later, TRL has a sequence ratio that the paper has not)."""
     from trl import RLOOTrainer
 
-    mask = mask_of(world)
-    penalty = ((recorded(world, "old") - recorded(world, "reference")) * mask).sum(1)
+    mask = world.mask()
+    penalty = ((world.recorded("old") - world.recorded("reference")) * mask).sum(1)
     rewards = torch.tensor([row.reward for row in world.rows]) - beta * penalty
     grouped = rewards.view(len(world.of(Source.ROLLOUTS)), -1)
     baselines = (grouped.sum(1, keepdim=True) - grouped) / (grouped.shape[1] - 1)
-    logprobs = padded(world, flat)
+    logprobs = world.padded(flat)
     inputs = completions(world) | {
         "advantages": (grouped - baselines).flatten(),
         "old_logps": (logprobs.detach() * mask).sum(1),
     }
     loss: Tensor = RLOOTrainer._compute_loss(namespace(logprobs), None, inputs)
     return loss
-
-
-def close(world: Any, gradient: Any, algorithm: Any, theirs: Any, batch: Any = None) -> None:
-    """Both gradients in float32."""
-    flat = torch.cat(world.logprobs()).detach().float().requires_grad_()
-    ours = gradient(algorithm((batch or world.batch)(flat)).loss, flat)
-    expected = gradient(theirs(flat), flat)
-    assert expected.abs().max() > 0
-    assert (ours - expected).abs().max() <= 1e-6 * expected.abs().max()
 
 
 SEQUENCE = {"preset": "trl", "aggregation": "sequence_mean"}
@@ -147,44 +135,74 @@ CASES: list[tuple[str, str, dict[str, Any], dict[str, Any], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize(
-    ("name", "ours", "theirs", "advantage"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
-)
+@pytest.mark.parametrize(("what", "name", "ours", "theirs", "advantage"), CASES, ids=[case[0] for case in CASES])
 def test_grpo_trainer(
+    what: str,
     name: str,
     ours: dict[str, Any],
     theirs: dict[str, Any],
     advantage: dict[str, Any],
     seed: int,
     world: Any,
-    gradient: Any,
+    parity: Any,
 ) -> None:
     here = world(seed, sources=[Source.ROLLOUTS], binary=False)
-    close(
-        here, gradient, load(name, **ours), lambda flat: trl_grpo(here, flat, advantages(here, **advantage), **theirs)
+    scaled = advantages(here, **advantage)
+    parity.gradients(
+        load(name, **ours), "trl", f"GRPO, {what}", here, lambda flat: trl_grpo(here, flat, scaled, **theirs)
     )
 
 
+TERM: dict[str, Any] = {"source": "rollouts", "advantage": {"name": "group_relative", "epsilon": 1e-4}}
+SEQUENCE_CLIP = {"name": "sequence_clip", "low": 0.05, "high": 0.1}
+TERMS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    (
+        "sapo",
+        {"denominator": "old", "mask": "soft_gate", "aggregation": "sequence_mean"},
+        {"loss_type": "sapo"},
+    ),
+    ("vespo", {"mask": "gamma_gate"}, {"loss_type": "vespo"}),
+    (
+        "luspo",
+        {"denominator": "sequence_mean", "mask": SEQUENCE_CLIP, "aggregation": {"name": "fixed_length", "length": 1}},
+        {"loss_type": "luspo", "importance_sampling_level": "sequence", "epsilon_low": 0.05, "epsilon_high": 0.1},
+    ),
+]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("what", "term", "theirs"), TERMS, ids=[case[0] for case in TERMS])
+def test_loss_types_written_as_terms(
+    what: str, term: dict[str, Any], theirs: dict[str, Any], seed: int, world: Any, parity: Any
+) -> None:
+    here = world(seed, sources=[Source.ROLLOUTS], binary=False)
+    scaled = advantages(here)
+    algorithm = load("terms", terms=[TERM | term])
+    parity.gradients(algorithm, "trl", f"GRPO, {what}", here, lambda flat: trl_grpo(here, flat, scaled, **theirs))
+
+
 @pytest.mark.parametrize("correction", ["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"])
-def test_sampler_correction(correction: str, world: Any, gradient: Any) -> None:
+def test_sampler_correction(correction: str, world: Any, parity: Any) -> None:
     here = world(1, sources=[Source.ROLLOUTS], binary=False)
-    mask = mask_of(here)
-    behavior = recorded(here, "old") + 0.5 * recorded(here, "reference") * mask
-    log_weights = (recorded(here, "old") - behavior) * mask
+    mask = here.mask()
+    behavior = here.recorded("old") + 0.5 * here.recorded("reference") * mask
+    log_weights = (here.recorded("old") - behavior) * mask
     weights = (log_weights.sum(1, keepdim=True) if correction.startswith("sequence") else log_weights).exp()
     assert (weights > 3).any() and (weights < 3).any()
     inside = weights.clamp(max=3.0)
     weights = torch.where(weights > 3.0, 0.0 * inside, inside) if correction.endswith("mask") else inside
-    close(
-        here,
-        gradient,
+    parity.gradients(
         load("grpo", preset="trl", correction=correction),
+        "trl",
+        f"GRPO, sampler correction {correction}",
+        here,
         lambda flat: trl_grpo(here, flat, advantages(here), weights=weights),
         lambda flat: here.batch(flat).replace(behavior_logprobs=behavior[mask.bool()]),
     )
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.05])
-def test_rloo_trainer(beta: float, world: Any, gradient: Any) -> None:
+def test_rloo_trainer(beta: float, world: Any, parity: Any) -> None:
     here = world(2, sources=[Source.ROLLOUTS], binary=False)
-    close(here, gradient, load("rloo", kl_weight=beta), lambda flat: trl_rloo(here, flat, beta))
+    what = f"RLOO{', KL in the reward' if beta else ''}"
+    parity.gradients(load("rloo", kl_weight=beta), "trl", what, here, lambda flat: trl_rloo(here, flat, beta))

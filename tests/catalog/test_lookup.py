@@ -164,6 +164,28 @@ def test_recipe_path_takes_a_file_or_a_stem(plugins, tmp_path, monkeypatch):
         catalog.recipe_path(tmp_path / "recipes")
 
 
+def test_recipes_in_folders_are_named_by_their_way_down(plugins, tmp_path, monkeypatch):
+    path = plugins("recipes/small/sums.yaml", "# Sums.\nmodel: x\n")
+    plugins("recipes/launch/two_cpus.yaml", "# accelerate's\nnum_processes: 2\n")
+    names = {member.name for member in catalog.members("recipes")}
+    assert {"small/sums", "tiny/grpo"} <= names
+    assert not any(name.startswith("launch") for name in names)
+    for given in ("small/sums", "small/sums.yaml", path):
+        assert catalog.recipe_path(given) == path
+    assert catalog.recipe_name(path) == "small/sums"
+    assert catalog.recipe_name(tmp_path / "elsewhere.yaml") == "elsewhere"
+    with pytest.raises(UnknownNameError, match="did you mean 'small/sums'"):
+        catalog.recipe_path("small/sum")
+    for outside in ("small/../small/sums", "launch/two_cpus"):
+        with pytest.raises(UnknownNameError):
+            catalog.recipe_path(outside)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small").mkdir()
+    assert catalog.recipe_path("small/sums") == path, "a folder here does not hide it"
+    with pytest.raises(RecipeError, match="a folder"):
+        catalog.recipe_path("small")
+
+
 def test_no_torch_is_imported():
     code = (
         "import sys, posttrain.config, posttrain.catalog as c; c.members('algorithms'); print('torch' in sys.modules)"

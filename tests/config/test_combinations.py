@@ -15,8 +15,31 @@ model: owner/name
 algorithm: sft
 demonstrations: rows.jsonl
 """
+KTO = """\
+model: owner/name
+algorithm: kto
+preferences: rows.jsonl
+"""
+HYPO = """\
+model: owner/name
+algorithm: hypo
+preferences: rows.jsonl
+prompts: rows.jsonl
+"""
 
 IMPOSSIBLE = [
+    (KTO, "training.prompts_per_step=1", "training.prompts_per_step: 1 is not allowed: algorithm 'kto' joins each"),
+    (HYPO, "prompts=[]", "prompts: missing: algorithm 'hypo' samples rollouts"),
+    (HYPO, "preferences=[]", "preferences: missing: algorithm 'hypo' reads preferences"),
+    (HYPO, "rollout.group_size=1", "rollout.group_size: 1 is not allowed: algorithm 'hypo' compares"),
+    (GRPO, "algorithm=p3o\nrollout.group_size=5", "group_size: 5 is not allowed: algorithm 'p3o' pairs neighbouring"),
+    (
+        GRPO,
+        "algorithm=online_dpo\nrollout.group_size=1",
+        "pairs the best rollout of a prompt over its worst; allowed: at",
+    ),
+    (GRPO, "algorithm=online_dpo\nrewards=[]", "rewards: missing: algorithm 'online_dpo' reads rewards"),
+    (GRPO, "algorithm={name: osp, judge: rewards}\nrewards=[]", "rewards: missing: algorithm 'osp' reads rewards"),
     (GRPO, "model=null", "model: null is not allowed"),
     (GRPO, "model.path=null", "model: neither path nor config is set"),
     (GRPO, "model.config={model_type: qwen3}", "model: both path and config are set"),
@@ -37,6 +60,10 @@ IMPOSSIBLE = [
 ]
 
 UNUSED = [
+    (HYPO, "rewards=exact_match", "rewards: set, but nothing would read it: nothing in algorithm 'hypo' reads rewards"),
+    (HYPO, "rollout.reward_workers=1", "rollout.reward_workers: set, but nothing would read it: nothing in algorithm"),
+    (GRPO, "algorithm=osp", "rewards: set, but nothing would read it: nothing in algorithm 'osp' reads rewards"),
+    (GRPO, "algorithm=online_dpo\npreferences=rows.jsonl", "preferences: set, but nothing would read it"),
     (
         GRPO,
         "demonstrations=rows.jsonl",
@@ -84,8 +111,9 @@ def test_a_mixture_needs_to_know_how_many_demonstrations(message, folder):
     (folder / "algorithms").mkdir()
     (folder / "algorithms" / "blend.py").write_text(
         "from posttrain.estimator import Algorithm, PolicyTerm, Source\n"
+        "from posttrain.estimator.advantages import Reward\n"
         "def blend():\n"
-        "    terms = (PolicyTerm(Source.ROLLOUTS), PolicyTerm(Source.DEMONSTRATIONS, name='imitation'))\n"
+        "    terms = (PolicyTerm(Source.ROLLOUTS, advantage=Reward()), PolicyTerm(Source.DEMONSTRATIONS, name='sft'))\n"
         "    return Algorithm('blend', terms)\n"
     )
     text = GRPO.replace("grpo", "blend") + "demonstrations: rows.jsonl\n"

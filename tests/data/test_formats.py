@@ -52,6 +52,30 @@ def test_preferences() -> None:
     assert (longer.prompt, longer.chosen, longer.rejected) == ((U, A, U2), (A2,), (B,))
 
 
+@pytest.mark.parametrize("label", [True, 1, "True", "1", False, 0, "false"])
+def test_unpaired_preferences(label: Any) -> None:
+    desirable = label in (True, 1, "True", "1")
+    plain = example("preferences", {"prompt": "one", "completion": "two", "label": label})
+    assert (plain.prompt, plain.chosen, plain.rejected) == ("one", *(("two", None) if desirable else (None, "two")))
+    talk = example("preferences", {"prompt": [U], "text": [A], "label": label}, columns={"completion": "text"})
+    assert (talk.prompt, talk.chosen, talk.rejected) == ((U,), *(((A,), None) if desirable else (None, (A,))))
+    assert plain.completion is None
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "one", "completion": "two", "label": "good"}, "column 'label' must be true or false, got"),
+        ({"prompt": "one", "completion": "two", "label": None}, "column 'label' must be true or false"),
+        ({"prompt": "one", "label": True}, "column 'completion' is missing"),
+        ({"prompt": "one", "chosen": "two", "label": True}, "column 'rejected' is missing"),
+    ],
+)
+def test_bad_unpaired_preferences(row: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadRowError, match=message):
+        example("preferences", row)
+
+
 @pytest.mark.parametrize(("reward", "expected"), [(1, 1.0), (0.5, 0.5), (None, None), ("0.25", 0.25), ("", None)])
 def test_trajectories(reward: Any, expected: float | None) -> None:
     row = {"prompt": "one", "completion": "two", "score": reward}

@@ -207,3 +207,24 @@ def test_reasoning_gym_mistakes(config: dict[str, Any], message: str, monkeypatc
 def test_unstable_dataset_with_a_fixed_hash_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONHASHSEED", "0")
     assert len(load("reasoning_gym", config={"dataset": "isomorphic_strings", "size": 3})) == 3
+
+
+def test_reasoning_gym_makes_preferences_and_rewarded_trajectories() -> None:
+    config = {"dataset": "chain_sum", "size": 6, "seed": 3, "min_terms": 2, "max_terms": 2}
+    pairs = load_source(SourceSettings(path="reasoning_gym", config=config), "preferences")
+    rows = load_source(SourceSettings(path="reasoning_gym", config=config), "trajectories")
+    longer = load_source(SourceSettings(path="reasoning_gym", config={**config, "size": 90}), "preferences")
+    assert len(pairs) == len(rows) == 6
+    for index, (pair, row) in enumerate(zip(pairs, rows, strict=True)):
+        assert pair.chosen == ({"role": "assistant", "content": pair.columns["answer"]},)
+        assert pair.rejected == ({"role": "assistant", "content": pair.columns["wrong_answer"]},)
+        assert pair.rejected != pair.chosen
+        assert pair == longer[index], "an item is the same whatever the size"
+        assert row.columns["reward"] == float(index % 2 == 0)
+        assert row.completion == (pair.rejected if index % 2 else pair.chosen)
+
+
+def test_a_dataset_in_which_nothing_is_wrong_makes_no_preferences() -> None:
+    settings = SourceSettings(path="reasoning_gym", config={"dataset": "rush_hour", "size": 2})
+    with pytest.raises(DataError, match=r"config\.dataset: of the 64 items after item 0 none has an answer"):
+        load_source(settings, "preferences")

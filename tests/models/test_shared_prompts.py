@@ -142,7 +142,7 @@ def test_same_values_and_gradient_as_in_plain_rows(case: str, dtype: str, relati
     assert shared.seen_until is not None
     assert plain.seen_until is None
     assert shared.input_ids.numel() < plain.input_ids.numel()
-    for ours, expected in zip(Policy(model)(shared), Policy(model)(plain), strict=True):
+    for ours, expected in zip(Policy(model)(shared)[:2], Policy(model)(plain)[:2], strict=True):
         assert_equal(ours, expected, relative)
     assert_equal(gradient(model, [shared]), gradient(model, [plain]), relative)
 
@@ -154,7 +154,7 @@ def test_the_way_back_to_plain_rows(case: str) -> None:
     expected = Policy(model)(rows)
     plain = unshared(rows)
     assert plain.seen_until is None
-    for ours, theirs in zip(Policy(model)(plain), expected, strict=True):
+    for ours, theirs in zip(Policy(model)(plain)[:2], expected[:2], strict=True):
         assert_equal(ours, theirs, 1e-9)
 
 

@@ -188,6 +188,19 @@ def test_engine_errors_are_counted_and_stop_a_run_where_too_many(engine: Transfo
         check_failure_rate(groups, 0.3)
 
 
+def test_without_a_grader_only_errors_are_failures(engine: TransformersEngine) -> None:
+    environment = Dialogue(1, fails=frozenset({("0", 0), ("0", 1), ("0", 2), ("0", 3)}))
+    groups = collector(engine, environment, grader=None).collect(chat("0", "1", "2", "3"), 2, seed=1)
+    assert all(t.reward is None and t.rewards == {} for group in groups for t in group.trajectories)
+    check_failure_rate(groups, 0.25, graded=False)
+    with pytest.raises(
+        TooManyFailuresError, match=r"2 of 8 trajectories failed; allowed: 20% .*2 x environment: OSErr"
+    ):
+        check_failure_rate(groups, 0.2, graded=False)
+    with pytest.raises(TooManyFailuresError, match=r"8 of 8 trajectories are ungraded"):
+        check_failure_rate(groups, 0.9)
+
+
 def test_mistakes_of_the_user_are_not_failures(engine: TransformersEngine) -> None:
     environment = Dialogue(1, fails=frozenset({("1", 0)}), error=UserError)
     with pytest.raises(UserError, match="no 1"):

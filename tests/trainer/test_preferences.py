@@ -193,7 +193,7 @@ def test_micro_batches_and_order_do_not_change_the_update(
     builder = _builder(recipe | {"algorithm": algorithm}, write_recipe)
     tokenizer = builder.tokenizer
     reference = Policy(load_model(model_settings, tokenizer, seed=1))
-    sequences = score(reference, _step(builder).sequences, "reference_logprobs", 100_000, torch.device("cpu"))
+    sequences = score(reference, _step(builder).sequences, "reference_logprobs", 100_000, Accelerator(cpu=True))
 
     def updated(budget: int, data: list[Any]) -> torch.Tensor:
         training = TrainingSettings(learning_rate=1e-2, steps=10)

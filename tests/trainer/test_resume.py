@@ -148,3 +148,39 @@ def test_resume_on_a_changed_recipe_says_what_differs(recipe: Path, tmp_path: Pa
     printed = changed.process.communicate(timeout=60)[0]
     assert changed.process.returncode == 2
     assert "training.learning_rate: 0.001 -> 0.5" in printed
+
+
+_VARIED_REWARD = '''
+"""A reward that differs from completion to completion."""
+
+def varied(completion: str) -> float:
+    """Between 0 and 1."""
+    return sum(map(ord, completion)) % 7 / 6
+'''
+
+
+def test_killed_inside_a_window_with_a_critic(
+    tiny_recipe: dict[str, Any], write_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The values recorded before the window's updates, the critic's weights and its optimiser come back bit for bit."""
+    (tmp_path / "rewards").mkdir()
+    (tmp_path / "rewards" / "varied.py").write_text(_VARIED_REWARD)
+    tiny_recipe["prompts"] = tiny_recipe.pop("demonstrations")
+    tiny_recipe |= {"rewards": [{"name": "varied"}], "algorithm": {"name": "ppo"}}
+    tiny_recipe["critic"] = {"learning_rate": 1e-3, "warmup_steps": 1}
+    tiny_recipe["rollout"]["updates"] = 3
+    tiny_recipe["training"]["steps"] = 6
+    recipe = write_recipe(tiny_recipe)
+    Run(recipe, tmp_path / "whole").finish()
+    run = Run(recipe, tmp_path / "cut")
+    run.kill_when(lambda: (tmp_path / "cut" / "checkpoints" / "step_2" / "state.json").exists())
+    Run(recipe, tmp_path / "cut", "--resume").finish()
+    whole, cut = (_files(tmp_path / name / "checkpoints" / "step_6") for name in ("whole", "cut"))
+    weights = [name for name in whole if name.endswith(".safetensors")]
+    assert weights
+    assert all(whole[name] == cut[name] for name in weights)
+    metrics = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "cut")]
+    timed = ("seconds", "per_second")
+    kept = [[{k: v for k, v in json.loads(line).items() if not k.endswith(timed)} for line in one] for one in metrics]
+    assert kept[0] == kept[1]
+    assert kept[0][-1]["critic_grad_norm"] > 0

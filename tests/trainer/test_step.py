@@ -78,7 +78,7 @@ def test_old_logprobs_of_an_unchanged_policy_change_nothing(tiny_recipe: dict[st
     sequences = _sequences(num_groups=4, seed=5)
     plain, scored = (_updater(tiny_recipe, "hpt", 64) for _ in range(2))
     plain(sequences)
-    scored(score(scored.policy, sequences, "old_logprobs", 64, torch.device("cpu")))
+    scored(score(scored.policy, sequences, "old_logprobs", 64, scored.accelerator))
     torch.testing.assert_close(_parameters(scored), _parameters(plain), rtol=0, atol=1e-10)
 
 

