@@ -2,6 +2,7 @@
 
 scripts/benchmark step      one optimiser step against a bare forward + backward + AdamW on the same tokens
 scripts/benchmark update    forward + backward + AdamW of groups with shared prompts against padded rows, in bf16
+scripts/benchmark rollout   the collector over vLLM against vLLM alone and TRL's colocated vLLM, and a weight sync
 """
 
 from __future__ import annotations
@@ -188,7 +189,14 @@ def update_benchmark(runs: int) -> list[dict[str, object]]:
     return rows
 
 
-BENCHMARKS = {"step": step_benchmark, "update": update_benchmark}
+def rollout(runs: int) -> list[dict[str, object]]:
+    """See `benchmark_rollout`; it needs vLLM and TRL."""
+    from benchmark_rollout import rollout_benchmark
+
+    return rollout_benchmark(runs, MODEL)
+
+
+BENCHMARKS = {"step": step_benchmark, "update": update_benchmark, "rollout": rollout}
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ def chord(
     clip_high: float = 0.2,
     std: bool = True,
 ) -> Algorithm:
-    """L = (1 - mu) L_GRPO + mu L_SFT, L_SFT = -1/N sum_t sg(phi_t) log pi(y*_t) (arXiv 2508.11408, sec. 3).
+    """L = (1 - mu) L_GRPO + mu L_SFT, L_SFT = -1/N sum_t sg(phi_t) log pi(y*_t) (arXiv 2508.11408).
 
     phi_t = p_t (1 - p_t), p_t = pi(y*_t), is largest where the policy is undecided. The default is CHORD-phi: mu a
     constant, 0.1 in its authors' recipe. CHORD-mu is mu 0.9, mu_end 0.05, phi False: mu falls along half a cosine to

@@ -30,10 +30,10 @@ class DivergenceClip:
 
 
 def dppo(*, divergence: Literal["tv", "kl"] = "tv", threshold: float = 0.15) -> Algorithm:
-    """J = 1/N_tokens sum_i sum_t M_it r_it A_i, r = pi / mu, mu the sampler, A as in GRPO (arXiv 2602.04879, sec. 5).
+    """J = 1/N_tokens sum_i sum_t M_it r_it A_i, r = pi / mu, mu the sampler, A as in GRPO (arXiv 2602.04879).
 
     M = 0 where the step would lead on out of the trust region: A (pi - mu) > 0 and D(mu, pi) > threshold, D = |pi - mu|
-    ("tv"; threshold 0.15 in the authors' scripts) or KL, both of {y_t, not y_t} ("kl"; 0.05). r is not truncated.
+    ("tv"; 0.15 in its authors' scripts) or KL, of {y_t, not y_t} ("kl"; 0.05). r is not truncated (its sec. 5.4).
     """
     mask = DivergenceClip(threshold, divergence)
     return Algorithm("dppo", (PolicyTerm(Source.ROLLOUTS, Behavior(), GroupRelative(), mask),))

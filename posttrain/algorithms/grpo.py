@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from posttrain.algorithms.presets import Mean, Place, Preset, resolve
-from posttrain.estimator import Algorithm, PolicyTerm, Source
-from posttrain.estimator.denominators import Old
+from posttrain.estimator import Algorithm
 from posttrain.estimator.importance import Correction
-from posttrain.estimator.regularisers import Estimator, regularisers
+from posttrain.estimator.regularisers import Estimator
 
 
 def grpo(
@@ -50,14 +49,4 @@ def grpo(
         correction=correction,
         correction_cap=correction_cap,
     )
-    mean = constants.mean()
-    policy = PolicyTerm(
-        Source.ROLLOUTS, denominator=Old(), advantage=constants.advantage(), mask=constants.mask(), aggregation=mean
-    )
-    others = regularisers(
-        mean,
-        kl_weight=constants.kl_weight if constants.kl_place == "loss" else 0.0,
-        kl_estimator=constants.kl_estimator,
-        entropy_weight=constants.entropy_weight,
-    )
-    return Algorithm("grpo", (policy, *others))
+    return Algorithm("grpo", constants.terms())

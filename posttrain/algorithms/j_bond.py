@@ -20,9 +20,9 @@ def j_bond(
 ) -> Algorithm:
     """grad = (1 - beta) G_FW + beta G_BW + gamma G_Reg (arXiv 2407.14622, sec. 5, alg. 2; group_size 1).
 
-    G_FW = -grad log pi(y_best of the anchor's samples). G_BW = -grad log pi(y) (R - B), R = r_JBOND -
-    log(pi/pi_anchor), r_JBOND = -penalty where y is worse than every anchor sample, else 0; B the batch's mean. G_Reg = +grad log pi(y)
-    log(pi/pi_anchor), the gradient of KL(pi || pi_anchor); the paper prints it with a minus, which would maximise it.
+    G_FW = -grad log pi(y_best of the anchor's samples). G_BW = -grad log pi(y) (R - B), R = r_JBOND - l, l =
+    log(pi(y)/pi_anchor(y)), r_JBOND = -penalty where y is worse than every anchor sample, else 0; B the batch's mean.
+    G_Reg = +grad log pi(y) l, the gradient of KL(pi || pi_anchor); the paper prints a minus, which would maximise it.
     After every step theta_anchor <- (1 - eta) theta_anchor + eta theta. Its runs: beta 0.5, eta 0.02; gamma 0 to 2.
     """
     if not (0 <= beta <= 1 and 0 <= eta < 1 and gamma >= 0 and samples >= 1):

@@ -20,12 +20,12 @@ def luffy(
     length: float | None = None,
     demonstration_reward: float = 1.0,
 ) -> Algorithm:
-    """J = 1/Z { sum_{demonstrations} sum_t f(pi) A + sum_{rollouts} sum_t r A } (arXiv 2504.14945, sec. 3.2 and 3.3).
+    """J = 1/Z { sum_{demonstrations} sum_t f(pi) A + sum_{rollouts} sum_t r A } (arXiv 2504.14945).
 
-    f(x) = x / (x + gamma) shapes the demonstration's ratio, whose denominator is 1; r = pi / pi_old; A is relative to
-    the whole group, the demonstration rewarded with demonstration_reward; Z counts the tokens of both. `clip` puts
-    PPO's clip back on the rollouts (the paper's formula has it, its runs remove it). Its runs also divide by a
-    constant `length` (8192) instead of Z, and leave the deviation out: std False.
+    f(x) = x / (x + gamma) shapes the demonstration's ratio, whose denominator is 1 (sec. 2.3 of its first version);
+    r = pi / pi_old; A is relative to the whole group, the demonstration rewarded with demonstration_reward; Z counts
+    the tokens of both. `clip` puts PPO's clip back on the rollouts: the paper's formula has it, its runs do not (sec.
+    2.4). They also divide by a constant `length` (8192) instead of Z, and leave the deviation out: std False.
     """
     advantage = GuidedGroupRelative(demonstration_reward, std)
     aggregation = Joint(TokenMean() if length is None else FixedLength(length))

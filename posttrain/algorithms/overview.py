@@ -13,7 +13,7 @@ from posttrain import catalog
 from posttrain.batch import Source
 from posttrain.errors import UnknownNameError
 from posttrain.estimator import Algorithm
-from posttrain.estimator.parts import part_name
+from posttrain.estimator.parts import Part, part_name
 
 HEADER = ("name", "family", "data", "needs", "denominator", "advantage", "mask", "likelihood", "paper")
 PARITY_HEADER = ("algorithm", "peer", "version", "what", "largest difference")
@@ -52,7 +52,7 @@ def rows() -> list[Overview]:
 def _row(name: str, algorithm: Algorithm) -> Overview:
     parts = [term.describe() for term in algorithm.terms]
     columns = {
-        role: _joined([part_name(part[role]) if role in part else "-" for part in parts])
+        role: _joined([_named(part[role]) if role in part else "-" for part in parts])
         for role in ("denominator", "advantage", "mask", "likelihood")
     }
     needs = ["rewards"] if algorithm.grades_rollouts else []
@@ -60,6 +60,12 @@ def _row(name: str, algorithm: Algorithm) -> Overview:
     needs += ["critic"] if algorithm.plan.critic is not None else []
     data = _joined([_drawn(term.source, algorithm) for term in algorithm.terms])
     return Overview(name, family(algorithm), data, ", ".join(needs) or "-", paper=paper_of(name), **columns)
+
+
+def _named(part: Part) -> str:
+    """The part's name, with that of the advantage it wraps."""
+    inner = getattr(part, "advantage", None)
+    return part_name(part) if inner is None else f"{part_name(part)}({part_name(inner)})"
 
 
 def _drawn(source: Source, algorithm: Algorithm) -> str:

@@ -6,12 +6,11 @@ from typing import Any, Literal
 
 from posttrain.algorithms.ppo_presets import PPO_PRESETS
 from posttrain.algorithms.presets import Mean, Preset, filled
-from posttrain.estimator import Algorithm, PolicyTerm, Source
-from posttrain.estimator.denominators import Old
+from posttrain.estimator import Algorithm
 from posttrain.estimator.gae import Per
 from posttrain.estimator.importance import Correction
 from posttrain.estimator.plan import Plan
-from posttrain.estimator.regularisers import Estimator, regularisers
+from posttrain.estimator.regularisers import Estimator
 
 
 def ppo(
@@ -48,14 +47,5 @@ def ppo(
     """
     explicit: dict[str, Any] = {name: value for name, value in locals().items() if name != "preset"}
     constants = filled(PPO_PRESETS[preset], explicit)
-    mean = constants.mean()
-    policy = PolicyTerm(
-        Source.ROLLOUTS, denominator=Old(), advantage=constants.advantage(), mask=constants.mask(), aggregation=mean
-    )
-    others = regularisers(
-        mean,
-        kl_weight=constants.kl_weight if constants.kl_place == "loss" else 0.0,
-        kl_estimator=constants.kl_estimator,
-        entropy_weight=constants.entropy_weight,
-    )
+    policy, *others = constants.terms()
     return Algorithm("ppo", (policy, constants.value_term(), *others), Plan(critic="state"))

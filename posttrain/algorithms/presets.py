@@ -10,12 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
+from posttrain.estimator import PolicyTerm, Source, Term
 from posttrain.estimator.advantages import GroupRelative
 from posttrain.estimator.aggregation import SequenceMean, TokenMean
+from posttrain.estimator.denominators import Old
 from posttrain.estimator.importance import Correction, sampler_correction
 from posttrain.estimator.masks import Clip, DualClip, product
 from posttrain.estimator.parts import Advantage, Aggregation, Mask
-from posttrain.estimator.regularisers import Estimator
+from posttrain.estimator.regularisers import Estimator, regularisers
 from posttrain.estimator.reward_kl import ReturnKL, RewardKL
 
 Preset = Literal["trl", "verl", "openrlhf"]
@@ -58,6 +60,18 @@ class Constants:
     def mean(self) -> Aggregation:
         """The aggregation."""
         return TokenMean() if self.aggregation == "token_mean" else SequenceMean()
+
+    def terms(self) -> tuple[Term, ...]:
+        """The policy's clipped term, and those of the KL penalty and of the entropy bonus where they are on."""
+        advantage, mask, mean = self.advantage(), self.mask(), self.mean()
+        policy = PolicyTerm(Source.ROLLOUTS, denominator=Old(), advantage=advantage, mask=mask, aggregation=mean)
+        others = regularisers(
+            mean,
+            kl_weight=self.kl_weight if self.kl_place == "loss" else 0.0,
+            kl_estimator=self.kl_estimator,
+            entropy_weight=self.entropy_weight,
+        )
+        return policy, *others
 
 
 AnyConstants = TypeVar("AnyConstants", bound=Constants)

@@ -27,8 +27,8 @@ def return_weighted(
     """L = -1/N_tokens sum_i min(exp(A_i / beta), cap) sum_t log pi(y_it | x_i, y_i<t) over recorded trajectories.
 
     AWR (arXiv 1910.00177, sec. 3; beta 1 and cap 20 are its code's) with A_i = R_i - V, V the mean reward of the
-    prompt's trajectories in place of a fitted value (reconstruction); std divides A_i by their deviation, as the code does over
-    the batch. baseline "none": A_i = R_i. self_normalised: weights are divided by their mean over the step
+    prompt's trajectories in place of a fitted value (reconstruction); std divides A_i by their deviation, as the code
+    does over the batch. baseline "none": A_i = R_i. self_normalised: weights are divided by their mean over the step
     (reward-weighted regression). keep: solved trajectories only, or the best of each prompt; with beta null, their
     weights are 1: filtered supervised fine-tuning. A weighted or filtered trajectory without a reward is left out.
     """

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from posttrain import catalog
 from posttrain.catalog import Mistake, SettingsError, show, unknown_key
 from posttrain.errors import did_you_mean
-from posttrain.estimator import Algorithm, PolicyTerm, Source, parts
+from posttrain.estimator import Algorithm, Plan, PolicyTerm, Source, parts
 from posttrain.estimator.assemble import ROLES, parts_of
 from posttrain.estimator.distillation import DivergenceTerm
 from posttrain.estimator.entropy import Entropy, EntropyTerm
+from posttrain.estimator.pairing import BestAgainstWorst, Neighbours, Ranked
+from posttrain.estimator.plan import Pairing
 
 _NESTED = {getattr(parts, role.capitalize()): role for role in ROLES}
 """The protocol of a role -> the role, for parts that hold another part."""
@@ -21,14 +23,26 @@ _ENTROPY = parts.part_name(Entropy)
 Path = tuple[str | int, ...]
 
 
-def terms(*, terms: list[dict[str, Any]]) -> Algorithm:
+PAIRINGS: dict[str, Pairing] = {
+    "neighbours": Neighbours(),
+    "best_against_worst": BestAgainstWorst(),
+    "ranked": Ranked(),
+}
+
+
+def terms(
+    *,
+    terms: list[dict[str, Any]],
+    pairing: Literal["neighbours", "best_against_worst", "ranked"] | None = None,
+) -> Algorithm:
     """grad = sum_terms E_source[weight * mask * (1 / denominator) * advantage * grad pi] (arXiv 2509.04419, eq. 6).
 
     Each term has a `source` and, where the defaults (supervised fine-tuning) do not fit, its parts by role: where,
     mask, denominator, advantage, likelihood, aggregation, weight. A part is its name, or a mapping of its `name` and
     constants (which may be parts again); a weight may be a number. The likelihood `entropy` makes an entropy bonus, and
     forward_kl, reverse_kl, jensen_shannon and adaptive a distillation (arXiv 2306.13649, eq. 2): these have a weight
-    and an aggregation only. `term` names the term in the metrics (default: its source).
+    and an aggregation only. `term` names the term in the metrics (default: its source). pairing: how each prompt's
+    rollouts become pairs (`estimator.pairing`), for parts that compare two.
     SettingsError: all that is wrong, each with its term, role, value and what is allowed.
     """
     found: list[Mistake] = []
@@ -41,7 +55,9 @@ def terms(*, terms: list[dict[str, Any]]) -> Algorithm:
             found.append(Mistake(("terms", index, "term"), text))
     if found:
         raise SettingsError(found)
-    return Algorithm("terms", tuple(term for term in built if term is not None))
+    made = tuple(term for term in built if term is not None)
+    anchored = any(getattr(term.describe().get("advantage"), "anchored", False) for term in made)
+    return Algorithm("terms", made, Plan(None if pairing is None else PAIRINGS[pairing], mismatched=anchored))
 
 
 def _term(

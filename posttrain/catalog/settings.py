@@ -70,10 +70,15 @@ def _hints(part: Any, parameters: Mapping[str, inspect.Parameter]) -> dict[str, 
 
 
 def _check_value(key: str, value: Any, hint: Any) -> tuple[Any, list[Mistake]]:
-    """The value as the hint's type: strictly, as JSON has types (text is no number, a list may be a tuple)."""
-    from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
-    from pydantic_core import to_json
+    """The value as the hint's type: strictly, as JSON has types (text is no number, a list may be a tuple).
 
+    Without pydantic, as where the estimator is a library beside torch alone, a value is taken as it is.
+    """
+    try:
+        from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
+        from pydantic_core import to_json
+    except ImportError:
+        return value, []
     try:
         adapter = TypeAdapter(hint)
     except PydanticSchemaGenerationError:

@@ -288,6 +288,13 @@ def _groups(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
             return
 
 
+def _paired(_: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
+    paired = [term for term in algorithm.terms if getattr(term, "couples", "") == "pair"]
+    if algorithm.plan.pairing is None and any(term.source == "rollouts" for term in paired):
+        text = "a term over rollouts compares two of them, and nothing pairs them; allowed: with `pairing: neighbours`"
+        yield Mistake(("algorithm",), text)
+
+
 def _mismatched(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
     if algorithm.plan.mismatched and recipe.training.prompts_per_step == 1:
         yield Mistake(
@@ -332,6 +339,16 @@ def _model(recipe: Recipe, _: Algorithm) -> Iterator[Mistake]:
         )
 
 
+def _critic(_: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
+    read = algorithm.needs & {"values", "old_values"}
+    if read and algorithm.plan.critic is None:
+        yield Mistake(
+            ("algorithm",),
+            f"{algorithm.name!r} reads a critic's {' and '.join(sorted(read))}, but trains no critic; "
+            "allowed: an algorithm whose plan has one, such as ppo or oreal",
+        )
+
+
 def _teacher(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
     if "divergence" in algorithm.needs and recipe.teacher is None:
         yield Mistake(
@@ -367,8 +384,10 @@ RULES: tuple[Callable[[Recipe, Algorithm], Iterator[Mistake]], ...] = (
     _unrewarded,
     _rewards,
     _groups,
+    _paired,
     _mismatched,
     _training,
+    _critic,
     _teacher,
     _sources,
     _trackers,

@@ -58,7 +58,7 @@ class Reward:
 class GroupRelative:
     """The reward against its group: A_i = R_i - mean_j R_j, divided by the group's standard deviation if `std`.
 
-    GRPO (arXiv 2402.03300, sec. 4.1.2) divides; Dr. GRPO (arXiv 2503.20783, eq. 3) does not. The deviation is the
+    GRPO (arXiv 2402.03300, sec. 4.1.2) divides; Dr. GRPO (arXiv 2503.20783, sec. 3.2) does not. The deviation is the
     sample's (n - 1), plus `epsilon`, as in TRL and verl. A group of one, or one whose rewards are exactly equal, has
     advantage exactly 0, so that it can be pruned and rounding noise is never blown up.
     """

@@ -8,6 +8,7 @@ rollouts of groups in which none is graded; `Anchored` leaves these out of the t
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -34,16 +35,12 @@ class _Anchor:
         """The wrapped advantage's, and rewards."""
         return self.advantage.needs | {"rewards"}
 
-    def reward(self, found: Levels) -> Tensor:
-        """New rewards [S] from the standing among the reference's samples."""
-        raise NotImplementedError
-
-    def __call__(self, batch: TokenBatch) -> Tensor:
-        """[S] or [A], as the wrapped advantage gives."""
+    def _of(self, batch: TokenBatch, reward: Callable[[Levels], Tensor]) -> Tensor:
+        """`advantage` of the rewards [S] that follow from the standing among the reference's samples."""
         found = _standing(batch)
         graded = batch.graded & batch.is_from(Source.ROLLOUTS) & (found.total > 0)
-        reward = torch.where(graded, self.reward(found), torch.zeros_like(found.total)).to(batch.reward.dtype)
-        return self.advantage(batch.replace(reward=reward, graded=graded))
+        rewards = torch.where(graded, reward(found), torch.zeros_like(found.total)).to(batch.reward.dtype)
+        return self.advantage(batch.replace(reward=rewards, graded=graded))
 
 
 @dataclass(frozen=True)
@@ -71,6 +68,10 @@ class Quantile(_Anchor):
         more = " + log sum_{k<n} (p_lt/p_le)^k" if self.ties else ""
         return f"{self.advantage.formula}, R_i being {self.n - 1} log p_le(R_i){more}"
 
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        """[S] or [A], as the wrapped advantage gives."""
+        return self._of(batch, self.reward)
+
     def reward(self, found: Levels) -> Tensor:
         """(n - 1) log p_le, and with `ties` + log sum_{i=1..n} (p_lt / p_le)^(i-1)."""
         at_most = found.at_most.clamp(min=self.floor)
@@ -95,6 +96,10 @@ class BelowAnchors(_Anchor):
     def formula(self) -> str:
         """The wrapped advantage of other rewards."""
         return f"{self.advantage.formula}, R_i being -{self.penalty:.4g} 1[R_i < min_ref R]"
+
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        """[S] or [A], as the wrapped advantage gives."""
+        return self._of(batch, self.reward)
 
     def reward(self, found: Levels) -> Tensor:
         """-penalty or 0."""

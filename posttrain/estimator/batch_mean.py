@@ -26,10 +26,6 @@ class _MeanOfBatch:
         """The wrapped advantage's."""
         return self.advantage.needs
 
-    def __call__(self, batch: TokenBatch) -> Tensor:
-        """The wrapped advantage, not yet finished."""
-        return self.advantage(batch)
-
     def moments(self, batch: TokenBatch, advantage: Tensor, coefficient: Tensor) -> Tensor:
         """Weighted number, sum and sum of squares over sequences that have tokens and a coefficient [S]; [3], float64.
 
@@ -65,6 +61,10 @@ class BatchCentred(_MeanOfBatch):
         """The difference."""
         return f"A - mean_batch A, A = {self.advantage.formula}"
 
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        """The wrapped advantage, not yet centred."""
+        return self.advantage(batch)
+
     def finish(self, advantage: Tensor, mean: float, alike: bool) -> Tensor:
         """A - mean."""
         return torch.zeros_like(advantage) if alike else advantage - mean
@@ -78,6 +78,10 @@ class SelfNormalised(_MeanOfBatch):
     def formula(self) -> str:
         """The quotient."""
         return f"A / mean_batch A, A = {self.advantage.formula}"
+
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        """The wrapped advantage, not yet divided."""
+        return self.advantage(batch)
 
     def finish(self, advantage: Tensor, mean: float, alike: bool) -> Tensor:
         """A / mean; where the mean is 0, A is."""

@@ -63,7 +63,7 @@ class EntropySigned:
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """CHORD's phi = p (1 - p), p = pi(y_t): near 0 for what is certain or hopeless (arXiv 2508.11408, sec. 3)."""
+    """CHORD's phi = p (1 - p), p = pi(y_t): near 0 for what is certain or hopeless (arXiv 2508.11408)."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
     formula: ClassVar[str] = "pi (1 - pi)"

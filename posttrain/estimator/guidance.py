@@ -18,7 +18,7 @@ from posttrain.estimator.parts import Aggregation
 class GuidedGroupRelative:
     """`GroupRelative` over the rollouts of a prompt and its demonstrations, which count as rewarded with `reward`.
 
-    A_i = (R_i - mean(G_on + G_off)) / std(G_on + G_off) (arXiv 2504.14945, sec. 3.2).
+    A_i = (R_i - mean(G_on + G_off)) / std(G_on + G_off) (LUFFY's mixed-policy GRPO, arXiv 2504.14945).
     """
 
     reward: float = 1.0
@@ -45,7 +45,7 @@ class GuidedGroupRelative:
 class Joint:
     """Another aggregation, counted over graded rollouts and demonstrations together, whichever the term runs over.
 
-    Two terms with it share one normaliser, as in a loss over a mixed batch (arXiv 2504.14945, sec. 3.2).
+    Two terms with it share one normaliser, as in a loss over a mixed batch (arXiv 2504.14945).
     """
 
     aggregation: Aggregation = field(default_factory=TokenMean)

@@ -27,7 +27,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Shaped:
-    """LUFFY's policy shaping f(r) = r / (r + gamma), r = pi / denominator (arXiv 2504.14945, sec. 3.3).
+    """LUFFY's policy shaping f(r) = r / (r + gamma), r = pi / denominator (arXiv 2504.14945v1, sec. 2.3).
 
     Its gradient gamma / (r + gamma)^2 is largest at improbable tokens, where that of r itself vanishes.
     """

@@ -39,7 +39,7 @@ class Always:
 class Annealed:
     """From `start` to `end` along half a cosine over the first `steps` optimiser steps, then `end`.
 
-    CHORD-mu's schedule without warm-up, in its authors' values (arXiv 2508.11408, sec. 3).
+    CHORD-mu's schedule without warm-up, in its authors' values (arXiv 2508.11408).
     """
 
     start: float = 0.9

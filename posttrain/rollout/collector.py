@@ -46,9 +46,7 @@ class Collector:
     attempts: int = 2
     reset_probability: float = 0.0
 
-    def collect(
-        self, examples: Sequence[Example], group_size: int, seed: int, *, first_sample: int = 0
-    ) -> list[Group]:
+    def collect(self, examples: Sequence[Example], group_size: int, seed: int, *, first_sample: int = 0) -> list[Group]:
         """One group of `group_size` trajectories per example, in order, numbered from `first_sample`.
 
         Draws derive from (seed, example's id, its occurrence in this call, sample, attempt, turn): give every call

@@ -11,17 +11,22 @@ import torch
 from torch import Tensor
 
 from posttrain.config.schema import TrackingSettings, TrainingSettings
-from posttrain.errors import RunError
+from posttrain.errors import RunError, UserError
 from posttrain.models.policy import Policy
 
 
 def make_accelerator(training: TrainingSettings, tracking: TrackingSettings, output: Path) -> Any:
-    """An `accelerate.Accelerator` for this process; RunError where it does not see the ranks that were launched."""
+    """An `accelerate.Accelerator` for this process; RunError where it does not see the ranks that were launched.
+
+    UserError for FSDP, which accelerate would leave out without a word where there is no GPU.
+    """
     from accelerate import Accelerator, InitProcessGroupKwargs
     from accelerate.utils import DistributedType, ProjectConfiguration
 
     # Every checkpoint of a model with tied weights would warn of them.
     logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        raise UserError("the launch file says FSDP; allowed: DeepSpeed, as in recipes/launch/zero3_8gpu.yaml, or DDP")
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     on_cpu = launched > 1 and not torch.cuda.is_available()
     with_deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"

@@ -216,7 +216,7 @@ class Loop:
     def _scored(self, sequences: Sequence[TokenSequence], num_steps: int) -> list[TokenSequence]:
         """Old logprobs where the policy will change within the window or advantages read them; reference logprobs.
 
-        The critic's values of before the update come with the old logprobs.
+        With a critic, its values before the update too.
         """
         algorithm = self.updater.algorithm
         needs = algorithm.needs
@@ -224,7 +224,8 @@ class Loop:
         scored = list(sequences)
         read = "old_logprobs" in needs and (num_steps > 1 or "old_logprobs" in algorithm.prepare_needs)
         if read or "old_values" in needs:
-            scored = score(self.updater.policy, scored, "old_logprobs", budget, self.accelerator)
+            name = "old_logprobs" if read else "old_values"
+            scored = score(self.updater.policy, scored, name, budget, self.accelerator)
         if "reference_logprobs" in needs:
             scored = score(self.reference, scored, "reference_logprobs", budget, self.accelerator)
         return scored

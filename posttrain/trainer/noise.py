@@ -174,10 +174,8 @@ def report(recipe: Recipe, num_steps: int) -> str:
         f"sequences {noise.effective_sequences:.2%}",
     ]
     for band in bands(load(recipe.algorithm.name, **recipe.algorithm.settings)):
-        share = band.outside(noise.differences, noise.sequence_index)
-        lines.append(
-            f"clip band of ratios {band.low:g} to {band.high:g}: {share:.3%} of the {band.unit} are outside by noise alone"
-        )
+        share = f"{band.outside(noise.differences, noise.sequence_index):.3%} of the {band.unit}"
+        lines.append(f"clip band of ratios {band.low:g} to {band.high:g}: {share} are outside by noise alone")
     if recipe.rollout.top_p < 1 or recipe.rollout.top_k > 0:
         lines.append(
             "rollout.top_p or top_k truncates: the sampler's logprobs are of the truncated distribution, the trainer's "

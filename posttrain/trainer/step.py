@@ -149,7 +149,7 @@ def score(
 ) -> list[TokenSequence]:
     """The sequences with the logprobs of their actions under `policy` written to `field`; every rank must take part.
 
-    Where the policy has a critic, its values go to `old_values`.
+    Where the policy has a critic, its values go to `old_values`; with that `field`, nothing but them is written.
     """
     scored = list(sequences)
     training = policy.training

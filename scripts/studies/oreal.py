@@ -8,7 +8,7 @@ from studies.common import HeldOut, base, from_scratch, rows, sampling
 from studies.study import Arm, Claim, Figure, Figures, Finished, Study, Tree
 from studies.tasks import Chance, Rows
 
-STEPS = 40
+STEPS = 60
 START = from_scratch(Rows(Chance(), "train", 2000, stream=1), steps=60)
 HELD_OUT = HeldOut(Rows(Chance(), "held_out", 300), "decisive")
 
@@ -20,7 +20,10 @@ def _oreal(**settings: Any) -> tuple[Tree, ...]:
 
 
 def _measure(run: Finished) -> Figures:
-    return HELD_OUT.solved(run) | {"kl": HELD_OUT.kl(run)}
+    figures = HELD_OUT.solved(run) | {"kl": HELD_OUT.kl(run)}
+    if not run.stages:
+        return figures
+    return figures | {"per_nat": (figures["sampled"] - 1 / len(Chance.letters)) / figures["kl"]}
 
 
 OREAL = Study(
@@ -28,8 +31,8 @@ OREAL = Study(
     title="OREAL: weights on the tokens that decide, and reshaped failures",
     paper="Where the reward is sparse, behaviour cloning of solved rollouts gains from reshaped penalties on unsolved "
     "ones and from token weights (arXiv 2502.06781, sec. 4, ablation).",
-    setting="Seven letters are to be written, and only the one in the middle counts: it must be a c. The starting model "
-    "writes eight letters by chance.",
+    setting="Seven letters are to be written, and only the one in the middle counts: it must be a c. The starting "
+    "model writes its eight letters by chance.",
     equal=f"the starting model, {STEPS} steps of the policy with 16 prompts and 8 rollouts each, of which one solved "
     "and one unsolved are kept; the token model learns alone for 10 steps before.",
     base=base(
@@ -49,14 +52,13 @@ OREAL = Study(
     figures={
         "sampled": Figure("solved, temperature 1", ".1%"),
         "kl": Figure("KL to the start, nats", ".2f"),
+        "per_nat": Figure("gained per nat", ".3f"),
         "seconds": Figure("training, s", ".0f"),
     },
     claims=tuple(
-        Claim(f"OREAL solves more, temperature 1: {name}", "sampled", "OREAL", name)
+        Claim(f"OREAL {what}: {name}", figure, "OREAL", name)
+        for what, figure in (("solves more", "sampled"), ("gains more per nat", "per_nat"))
         for name in ("without token weights", "failures not reshaped", "failures left out")
-    )
-    + (
-        Claim("OREAL changes less of the rest: without token weights", "kl", "OREAL", "without token weights", sign=-1),
     ),
     measure=_measure,
 )

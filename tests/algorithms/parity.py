@@ -119,7 +119,7 @@ def _stubs() -> Iterator[None]:
     """verl and stubs of its dependencies are importable; afterwards only what was imported is left."""
     finder, handlers = _Stubs(), logging.root.handlers[:]
     sys.meta_path.insert(0, finder)
-    sys.path.insert(0, str(ORACLES))
+    sys.path.append(str(ORACLES))
     try:
         yield
     finally:

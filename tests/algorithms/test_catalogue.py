@@ -80,7 +80,7 @@ def test_what_other_sources_hold_does_not_matter(name: str, world_for: Any, grad
     others = ~torch.stack([batch.is_from(term.source) for term in algorithm.terms]).any(0)
     spoiled = {
         field: torch.where(batch.broadcast(others), torch.full_like(leaf[0], torch.nan), getattr(batch, field))
-        for field in (*LOGPROBS, "divergence")
+        for field in (*LOGPROBS, "divergence", "values", "old_values")
     }
     ours, expected = (gradient(algorithm(b).loss, leaf) for b in (batch.replace(**spoiled), batch))
     torch.testing.assert_close(ours, expected, rtol=0, atol=0)

@@ -17,8 +17,7 @@ from posttrain.estimator.filters import BestOfGroup, Solved
 from posttrain.estimator.guidance import GuidedGroupRelative, Joint
 from posttrain.estimator.likelihoods import Shaped
 from posttrain.estimator.weights import Annealed, SolvedTable
-
-Loss = Callable[[Any, list[Tensor]], Tensor]
+from tests.algorithms.oracle import Loss, same_gradient
 
 HYBRIDS = ["raft", "hpt_soft", "luffy", "srft", "chord"]
 
@@ -175,20 +174,9 @@ CASES: list[tuple[str, dict[str, Any], Loss]] = [
     ("name", "settings", "loss"), CASES, ids=lambda value: str(value) if value != {} else "default"
 )
 def test_gradient_is_the_papers(
-    name: str, settings: dict[str, Any], loss: Loss, binary: bool, ungraded: float, seed: int, world: Any, gradient: Any
+    name: str, settings: dict[str, Any], loss: Loss, binary: bool, ungraded: float, seed: int, world: Any
 ) -> None:
-    here = world(seed, binary=binary, ungraded=ungraded)
-    algorithm = load(name, **settings)
-
-    flat = torch.cat(here.logprobs()).detach().requires_grad_()
-    ours = gradient(algorithm(here.batch(flat)).loss, flat)
-    expected = gradient(loss(here, list(flat.split([len(row.tokens) for row in here.rows]))), flat)
-    assert expected.abs().max() > 0
-    assert (ours - expected).abs().max() <= 1e-9 * expected.abs().max()
-
-    ours = gradient(algorithm(here.batch()).loss, here.theta)
-    expected = gradient(loss(here, here.logprobs()), here.theta)
-    assert (ours - expected).abs().max() <= 1e-9 * expected.abs().max()
+    same_gradient(world(seed, binary=binary, ungraded=ungraded), load(name, **settings), loss)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -36,6 +36,9 @@ VARIANTS = [
     load("hpt", off_policy_gate=2, length=5),
     load("hpt_soft", length=5),
     load("distill", divergence="reverse_kl", off_policy=0.3, token_mean=True),
+    load("ppo", per="turn", gamma=0.9, whiten=False, kl_weight=0.1, kl_place="reward", dual_clip=2.0),
+    load("oreal", shaping="leave_one_out", kl_anchor="reference", aggregation="token_mean"),
+    load("oreal", token_model=False, one_each=False),
     *(
         Algorithm(
             "mixture",

@@ -174,3 +174,13 @@ def test_trl_kto_parity(
     parity.gradients(
         load("kto", **ours), "trl", f"loss {what}", here, lambda flat: trl_kto(here, flat, loss_type=what, **settings)
     )
+
+
+def test_written_as_terms(world: Any, gradient: Any) -> None:
+    term = {"source": "preferences", "advantage": {"name": "prospect_value", "beta": 0.2}}
+    written = load("terms", terms=[term | {"aggregation": "fixed_length"}])
+    kto = load("kto", beta=0.2)
+    assert written.plan == kto.plan
+    here = singles(world, 0)
+    ours, expected = (gradient(algorithm(here.batch()).loss, here.theta) for algorithm in (written, kto))
+    torch.testing.assert_close(ours, expected, rtol=0, atol=0)

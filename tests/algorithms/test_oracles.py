@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from statistics import mean, stdev
 from typing import Any
 
@@ -12,8 +11,7 @@ from torch import Tensor
 
 from posttrain.algorithms import load
 from posttrain.estimator import Source
-
-Loss = Callable[[Any, list[Tensor]], Tensor]
+from tests.algorithms.oracle import Loss, same_gradient
 
 
 def sft_tokens(world: Any, logprobs: list[Tensor]) -> Tensor:
@@ -113,20 +111,9 @@ CASES: list[tuple[str, dict[str, Any], Loss]] = [
     ("name", "settings", "loss"), CASES, ids=lambda value: str(value) if value != {} else "default"
 )
 def test_gradient_is_the_papers(
-    name: str, settings: dict[str, Any], loss: Loss, binary: bool, seed: int, world: Any, gradient: Any
+    name: str, settings: dict[str, Any], loss: Loss, binary: bool, seed: int, world: Any
 ) -> None:
-    here = world(seed, binary=binary)
-    algorithm = load(name, **settings)
-
-    flat = torch.cat(here.logprobs()).detach().requires_grad_()
-    ours = gradient(algorithm(here.batch(flat)).loss, flat)
-    expected = gradient(loss(here, list(flat.split([len(row.tokens) for row in here.rows]))), flat)
-    assert expected.abs().max() > 0
-    assert (ours - expected).abs().max() <= 1e-9 * expected.abs().max()
-
-    ours = gradient(algorithm(here.batch()).loss, here.theta)
-    expected = gradient(loss(here, here.logprobs()), here.theta)
-    assert (ours - expected).abs().max() <= 1e-9 * expected.abs().max()
+    same_gradient(world(seed, binary=binary), load(name, **settings), loss)
 
 
 def test_the_worlds_clip_on_both_sides(world: Any) -> None:

@@ -138,3 +138,20 @@ def test_finite_at_extreme_ratios(clip: str, dtype: torch.dtype, world: Any) -> 
 def test_settings_out_of_range() -> None:
     with pytest.raises(ValueError, match=r"epsilon is 1.0; allowed: at least 0, below 1"):
         load("p3o", epsilon=1.0)
+
+
+def test_written_as_terms(world: Any, gradient: Any) -> None:
+    clipped = {"name": "pair_clip", "epsilon": 0.3, "joint": True}
+    term = {
+        "source": "rollouts",
+        "denominator": "pair_ratio",
+        "advantage": {"name": "pair_difference", "advantage": "reward"},
+        "mask": clipped,
+        "aggregation": "pair_mean",
+    }
+    written = load("terms", terms=[term], pairing="neighbours")
+    p3o = load("p3o", clip="joint", epsilon=0.3, beta=0.0)
+    assert written.plan == p3o.plan
+    here = pairs(world, 2)
+    ours, expected = (gradient(algorithm(here.batch()).loss, here.theta) for algorithm in (written, p3o))
+    torch.testing.assert_close(ours, expected, rtol=0, atol=0)

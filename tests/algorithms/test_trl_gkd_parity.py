@@ -1,4 +1,4 @@
-"""Distillation's gradients equal TRL's GKD loss's to 1e-6, in float64: in float32 the mixture's logarithms lose digits."""
+"""Distillation's gradients equal those of TRL's GKD loss to 1e-6, in float64: float32 loses digits in the mixture."""
 
 from __future__ import annotations
 

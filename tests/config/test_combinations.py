@@ -27,7 +27,15 @@ preferences: rows.jsonl
 prompts: rows.jsonl
 """
 
+PPO = GRPO.replace("grpo", "ppo")
+
+PAIRS = "algorithm={terms: [{source: rollouts, advantage: pair_difference}]}"
+
 IMPOSSIBLE = [
+    (GRPO, PAIRS, "algorithm: a term over rollouts compares two of them, and nothing pairs them"),
+    (PPO, "critic.warmup_steps=100", "critic.warmup_steps: 100 is not allowed: training.steps is 100"),
+    (GRPO, "algorithm={terms: [{source: rollouts, advantage: gae}]}", "algorithm: 'terms' reads a critic's old_values"),
+    (PPO, "critic.path=a/b/c", "critic.path: 'a/b/c' does not exist"),
     (KTO, "training.prompts_per_step=1", "training.prompts_per_step: 1 is not allowed: algorithm 'kto' joins each"),
     (HYPO, "prompts=[]", "prompts: missing: algorithm 'hypo' samples rollouts"),
     (HYPO, "preferences=[]", "preferences: missing: algorithm 'hypo' reads preferences"),
@@ -60,6 +68,8 @@ IMPOSSIBLE = [
 ]
 
 UNUSED = [
+    (GRPO, "critic.learning_rate=1e-5", "critic: set, but nothing would read it: algorithm 'grpo' trains no second"),
+    (PPO, "critic.revision=main", "critic.revision: set, but nothing would read it: critic.path is not set"),
     (HYPO, "rewards=exact_match", "rewards: set, but nothing would read it: nothing in algorithm 'hypo' reads rewards"),
     (HYPO, "rollout.reward_workers=1", "rollout.reward_workers: set, but nothing would read it: nothing in algorithm"),
     (GRPO, "algorithm=osp", "rewards: set, but nothing would read it: nothing in algorithm 'osp' reads rewards"),

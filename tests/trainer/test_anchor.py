@@ -156,16 +156,14 @@ def test_a_resumed_run_ends_with_the_same_weights(
 def test_two_ranks_make_the_update_of_one(recipe: dict[str, Any], write_recipe: WriteRecipe, tmp_path: Path) -> None:
     recipe["training"] |= {"prompts_per_step": 5, "steps": 3, "learning_rate": 1e-3}
     path = write_recipe(recipe)
-    weights = []
-    for ranks in (1, 2):
-        output = tmp_path / f"ranks_{ranks}"
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-        command = [*launcher, "-m", "posttrain", "train", str(path), "--output", str(output)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=180)
-        assert done.returncode == 0, done.stdout + done.stderr
-        step = output / "checkpoints" / "step_3"
-        weights.append([load_file(output / "final" / "model.safetensors"), load_file(step / "reference.safetensors")])
+    train(load_recipe(path), tmp_path / "ranks_1")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [*launcher, "-m", "posttrain", "train", str(path), "--output", str(tmp_path / "ranks_2")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=180)
+    assert done.returncode == 0, done.stdout + done.stderr
+    files = ("final/model.safetensors", "checkpoints/step_3/reference.safetensors")
+    weights = [[load_file(tmp_path / f"ranks_{ranks}" / file) for file in files] for ranks in (1, 2)]
     for one, two in zip(*weights, strict=True):
         for name, values in one.items():
             torch.testing.assert_close(two[name], values, rtol=1e-4, atol=1e-5)

@@ -169,6 +169,9 @@ def test_the_critics_scores_are_recorded(tiny_recipe: dict[str, Any], name: str)
             expected = updater.policy(collate([one], whole=True))
             torch.testing.assert_close(torch.tensor(one.old_values, dtype=torch.float64), expected.values)
             torch.testing.assert_close(torch.tensor(one.old_logprobs, dtype=torch.float64), expected.logprobs)
+    alone = score(updater.policy, sequences, "old_values", 40, updater.accelerator)
+    assert [one.old_values for one in alone] == [one.old_values for one in scored]
+    assert [one.old_logprobs for one in alone] == [one.old_logprobs for one in sequences]
 
 
 @EACH

@@ -23,7 +23,7 @@ from posttrain.trainer.step import score
 from posttrain.trajectory import Prompt, StopReason, Trajectory, Turn
 
 TOKENIZER = character_tokenizer()
-JUDGE = Judge("{prompt}|{first}|{second}|")
+JUDGE = Judge("{prompt}~{first}~{second}~")
 CHAT: Prompt = ({"role": "user", "content": "best letter?"},)
 
 
@@ -37,7 +37,7 @@ def letters(asked: Sequence[TokenSequence]) -> list[TokenSequence]:
     """A judge that finds a letter as good as its place in the alphabet, and likes whatever stands first by 0.7."""
     scored = []
     for sequence in asked:
-        _, first, second, _ = TOKENIZER.decode(list(sequence.token_ids)).split("|")
+        _, first, second, _ = TOKENIZER.decode(list(sequence.token_ids)).split("~")
         taken = TOKENIZER.decode([sequence.token_ids[-1]])
         quality = ord(first) + 0.7 if taken == "A" else ord(second)
         scored.append(replace(sequence, old_logprobs=(float(quality) - 100.0,)))
@@ -61,8 +61,8 @@ def test_both_orders_are_averaged() -> None:
 
 
 def test_questions() -> None:
-    assert question(CHAT, "a", "b", JUDGE) == ({"role": "user", "content": "best letter?|a|b|"},)
-    assert question("plain: ", "a", "b", JUDGE) == "plain: |a|b|"
+    assert question(CHAT, "a", "b", JUDGE) == ({"role": "user", "content": "best letter?~a~b~"},)
+    assert question("plain: ", "a", "b", JUDGE) == "plain: ~a~b~"
     longer = ({"role": "system", "content": "Be brief."}, *CHAT)
     (asked,) = question(longer, "a", "b", Judge())
     assert "Prompt: system: Be brief.\n\nuser: best letter?" in asked["content"]
