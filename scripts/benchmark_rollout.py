@@ -6,6 +6,8 @@ end at a stop token that is drawn at random, so their lengths vary. The first tw
 
 from __future__ import annotations
 
+import copy
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -13,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+import torch
 
 from posttrain import catalog
 from posttrain.config.schema import ModelSettings, TokenizerSettings
@@ -25,7 +29,7 @@ from posttrain.rollout.collector import Collector
 from posttrain.rollout.engine import Completion, Engine, Request, Sampling
 from posttrain.trajectory import Trajectory
 
-NUM_PROMPTS, GROUP_SIZE, MAX_TOKENS = 32, 8, 200
+NUM_PROMPTS, GROUP_SIZE, MAX_TOKENS = 24, 8, 120
 STOPS = frozenset(range(30, 33))
 
 
@@ -132,9 +136,12 @@ def raw_generate(engine: Any, requests: Sequence[Request]) -> Callable[[], None]
 
 
 def trl_generate(model: Any, tokenizer: Any, directory: Path, requests: Sequence[Request]) -> Callable[[], int]:
-    """TRL's colocated rollout of the same prompts; a call returns how many tokens it has drawn."""
-    import copy
+    """TRL's colocated rollout of the same prompts; a call returns how many tokens it has drawn.
 
+    On CPU its vLLM runs without torch.compile, as ours does: compiling takes minutes and is no part of either.
+    """
+    if not torch.cuda.is_available():
+        os.environ["VLLM_CPU_CI_ENV"] = "1"
     from accelerate import Accelerator
     from trl.generation.vllm_generation import VLLMGeneration
 

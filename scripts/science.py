@@ -32,12 +32,13 @@ def main() -> None:
     parser.add_argument(
         "--markdown", type=Path, default=FOLDER / "science.md", help="the file whose sections are renewed"
     )
+    parser.add_argument("--processes", type=int, default=2, help="runs side by side")
     arguments = parser.parse_args()
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
     order = [study.title for study in STUDIES.values()]
     written = []
     for name in STUDIES if arguments.study == "all" else [arguments.study]:
-        results = Results(STUDIES[name], run_study(STUDIES[name], seeds, FOLDER))
+        results = Results(STUDIES[name], run_study(STUDIES[name], seeds, FOLDER, arguments.processes))
         section = results.markdown()
         print(f"\n{section}\n", flush=True)
         arguments.markdown.parent.mkdir(parents=True, exist_ok=True)

@@ -153,6 +153,14 @@ def test_rollout_prints_episodes(
     assert "user: " in printed
 
 
+def test_doctor_measures_a_recipes_noise(
+    posttrain: Command, tiny_recipe: dict[str, Any], write_recipe: Callable[..., Path]
+) -> None:
+    status, printed, _ = posttrain("doctor", "--recipe", str(write_recipe(tiny_recipe)), "--steps", "1", "seed=3")
+    assert status == 0
+    assert "Learning rate 0 for 1 steps: 16 sequences" in printed
+
+
 def test_doctor_names_versions(posttrain: Command) -> None:
     status, printed, _ = posttrain("doctor")
     assert status == 0

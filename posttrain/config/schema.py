@@ -94,8 +94,9 @@ class CriticSettings(Closed):
     """The second model that an algorithm trains beside the policy: PPO's critic, OREAL's token reward model.
 
     path, revision: the causal language model whose decoder it starts from (default: the policy's start). learning_rate
-    and max_grad_norm are its own (0 does not clip); schedule and optimiser are training's. warmup_steps: the run's
-    first steps, in which it alone learns: the policy does not change at all.
+    and max_grad_norm are its own (0 does not clip; DeepSpeed clips both models' gradients as one, at training's norm);
+    schedule and optimiser are training's. warmup_steps: the run's first steps, in which it alone learns: the policy
+    does not change at all.
     """
 
     path: str | None = None

@@ -118,10 +118,13 @@ class Updater:
         return norms | rates | {"skipped": float(not finite)}
 
     def _clip(self) -> dict[str, float]:
-        """Clip the policy's gradient and the critic's; their norms before that. In warm-up the policy's is dropped."""
+        """Clip the policy's gradient and the critic's; their norms before that. In warm-up the policy's is dropped.
+
+        DeepSpeed clips both as one and keeps the gradients to itself; there the rate of 0 is the policy's warm-up.
+        """
         critic = getattr(self.policy, "module", self.policy).critic
         limit = self.max_grad_norm or math.inf
-        if critic is None:
+        if critic is None or str(self.accelerator.distributed_type).endswith("DEEPSPEED"):
             return {"grad_norm": float(self.accelerator.clip_grad_norm_(self.policy.parameters(), limit))}
         of_critic = list(critic.parameters())
         known = set(of_critic)

@@ -6,7 +6,7 @@ from studies.common import HeldOut, base, from_scratch, rows, sampling
 from studies.study import Arm, Claim, Figure, Study, Tree
 from studies.tasks import Reverse, Rows
 
-STEPS = 60
+STEPS = 50
 TASK = Reverse(7, 7)
 WORDS = Rows(TASK, "train", 1000)
 START = from_scratch(Rows(Reverse(3, 7), "train", 3000, stream=1), steps=90)
@@ -29,7 +29,13 @@ DR_PO = Study(
     "that seldom gets there.",
     equal=f"the starting model, {STEPS} steps of 16 prompts with 8 rollouts each, and every constant; DR-PO samples "
     "only what follows the given letters.",
-    base=base({"model": {"path": START}}, sampling("exact", max_tokens=9), steps=STEPS, prompts_per_step=16, learning_rate=3e-4),
+    base=base(
+        {"model": {"path": START}},
+        sampling("exact", max_tokens=9),
+        steps=STEPS,
+        prompts_per_step=16,
+        learning_rate=3e-4,
+    ),
     arms=(Arm("starting model", ()), Arm("PPO", _arm(0.0)), Arm("DR-PO", _arm(1.0))),
     figures={
         "sampled": Figure("solved, temperature 1", ".1%"),

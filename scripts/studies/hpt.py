@@ -6,13 +6,13 @@ from studies.common import HELD_OUT, base, rows, sampling
 from studies.study import Arm, Claim, Figure, Study, Tree
 from studies.tasks import Reverse, Rows
 
-STEPS = 150
+STEPS = 200
 WORDS = Rows(Reverse(3, 7, wrong=0.3), "train", 1000)
 OTHERS = ("SFT", "GRPO", "SFT, then GRPO", "LUFFY", "SRFT")
 
 
 def _rollouts(**algorithm: object) -> Tree:
-    return sampling("exact") | {"algorithm": algorithm}
+    return sampling("exact", group_size=4) | {"algorithm": algorithm}
 
 
 def _sft(steps: int) -> Tree:
@@ -31,7 +31,7 @@ HPT = Study(
     "the fixed mixtures LUFFY and SRFT (arXiv 2509.04419, tables 2 and 3).",
     setting="Words of three to seven letters are to be spelt backward by a model that can spell about half of them; of "
     "the 1,000 demonstrations, three in ten have a wrong letter, which the reward does not accept.",
-    equal=f"the starting model, {STEPS} optimiser steps of 16 prompts, 8 rollouts a prompt where there are rollouts.",
+    equal=f"the starting model, {STEPS} optimiser steps of 16 prompts, 4 rollouts a prompt where there are rollouts.",
     base=base({"demonstrations": rows(WORDS)}, steps=STEPS, prompts_per_step=16, learning_rate=1e-3),
     arms=(
         Arm("starting model", ()),

@@ -7,7 +7,7 @@ from studies.context import merge
 from studies.study import Arm, Claim, Figure, Figures, Finished, Study, Tree
 from studies.tasks import Compared, Reverse, Rows
 
-STEPS = 100
+STEPS = 30
 PAIRS = Rows(Compared(Reverse(3, 7)), "train", 1000)
 PROMPTS = Rows(Reverse(3, 7), "train", 1000)
 
@@ -30,7 +30,7 @@ HYPO = Study(
     "with more mistakes, are in no pair.",
     equal=f"the starting model (also the reference), {STEPS} steps of the same 32 pairs, beta 0.1; HyPO also samples 4 "
     "rollouts of 32 prompts a step.",
-    base=base({"preferences": rows(PAIRS)}, steps=STEPS, prompts_per_step=32, learning_rate=3e-4),
+    base=base({"preferences": rows(PAIRS)}, steps=STEPS, prompts_per_step=32, learning_rate=1e-4),
     arms=(
         Arm("reference", ()),
         Arm("DPO", ({"algorithm": {"name": "dpo", "beta": 0.1}},)),
@@ -43,7 +43,7 @@ HYPO = Study(
         "seconds": Figure("training, s", ".0f"),
     },
     claims=(
-        Claim("HyPO stays nearer to the reference", "kl", "HyPO", "DPO", sign=-1),
+        Claim("HyPO stays nearer to the reference", "kl", "HyPO", "DPO", sign=-1, ratio=True),
         Claim("HyPO solves more, temperature 1", "sampled", "HyPO", "DPO"),
     ),
     measure=_measure,

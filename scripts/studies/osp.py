@@ -5,7 +5,8 @@ from __future__ import annotations
 from studies.common import HELD_OUT, WORDS, base, rows, sampling
 from studies.study import Arm, Claim, Figure, Figures, Finished, Study, Tree
 
-STEPS = 150
+HARD, SOFT = "hard preferences", "soft preferences"
+STEPS = 60
 NOISE = 0.4
 
 
@@ -31,12 +32,12 @@ OSP = Study(
         sampling({"name": "letters", "noise": NOISE}, group_size=4),
         steps=STEPS,
         prompts_per_step=16,
-        learning_rate=3e-4,
+        learning_rate=1e-4,
     ),
     arms=(
         Arm("starting model", ()),
-        Arm("hard preferences", (_osp(0.5),)),
-        Arm("soft preferences", (_osp(None),)),
+        Arm(HARD, (_osp(0.5),)),
+        Arm(SOFT, (_osp(None),)),
     ),
     figures={
         "sampled": Figure("solved, temperature 1", ".1%"),
@@ -45,9 +46,16 @@ OSP = Study(
         "seconds": Figure("training, s", ".0f"),
     },
     claims=(
-        Claim("soft preferences stay nearer to the start", "kl", "soft preferences", "hard preferences", sign=-1),
-        Claim("soft preferences solve more, temperature 1", "sampled", "soft preferences", "hard preferences"),
-        Claim("soft preferences solve more, greedy", "greedy", "soft preferences", "hard preferences"),
+        Claim(
+            "soft preferences stay nearer to the start",
+            "kl",
+            SOFT,
+            HARD,
+            sign=-1,
+            ratio=True,
+        ),
+        Claim("soft preferences solve more, temperature 1", "sampled", SOFT, HARD),
+        Claim("soft preferences solve more, greedy", "greedy", SOFT, HARD),
     ),
     measure=_measure,
 )

@@ -12,7 +12,7 @@ from studies.common import HELD_OUT, START, WORDS, base, rows, sampling
 from studies.study import Arm, Claim, Figure, Figures, Finished, Study, Tree
 from studies.tasks import Rows, Shifted
 
-STEPS = 60
+STEPS = 30
 SHIFTED = Rows(Shifted(WORDS.make, deviation=4), "train", WORDS.size)
 
 

@@ -1,4 +1,4 @@
-"""Trains and measures the arms of a study, two at a time; every run is posttrain's own `train` on a recipe."""
+"""Trains and measures the arms of a study, side by side; every run is posttrain's own `train` on a recipe."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from studies import catalogue
 from studies.context import Context, merge
 from studies.study import Arm, Figures, Finished, Study, Tree
 from studies.training import run_recipe
-
-NUM_PROCESSES = 2
 
 
 def recipes(study: Study, arm: Arm, context: Context) -> list[Tree]:
@@ -45,10 +43,10 @@ def run_arm(name: str, index: int, seed: int, folder: Path) -> tuple[str, int, F
     return arm.name, seed, figures | {"seconds": seconds}
 
 
-def run_study(study: Study, seeds: Sequence[int], folder: Path) -> list[tuple[str, int, Figures]]:
+def run_study(study: Study, seeds: Sequence[int], folder: Path, processes: int = 2) -> list[tuple[str, int, Figures]]:
     """(arm, seed, figures) of every arm and seed."""
     began = time.monotonic()
-    with ProcessPoolExecutor(NUM_PROCESSES, multiprocessing.get_context("spawn"), _quieten) as pool:
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _quieten) as pool:
         list(pool.map(_prepare, [study.name] * len(seeds), seeds, [folder] * len(seeds)))
         print(f"{study.name}: starting models ready after {time.monotonic() - began:.0f} s", flush=True)
         jobs = [(index, seed) for seed in seeds for index in range(len(study.arms))]

@@ -28,7 +28,8 @@ class Arm:
 class Claim:
     """`figure` of `arm` minus that of `other` is above 0 (sign 1) or below 0 (sign -1); without `other`, of `arm`.
 
-    at_most: instead, the absolute value is at most this.
+    at_most: instead, the absolute value is at most this. ratio: for positive figures of any size, such as divergences,
+    the two are compared by the logarithm of their ratio.
     """
 
     text: str
@@ -37,6 +38,7 @@ class Claim:
     other: str | None = None
     sign: int = 1
     at_most: float | None = None
+    ratio: bool = False
 
 
 @dataclass(frozen=True)

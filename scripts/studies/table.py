@@ -18,9 +18,10 @@ HEADER = """# Science
 Small seeded studies that show the direction of each paper's main claim with a tiny model on two CPU cores. They are
 checks of direction, not replications: models of 0.3 million parameters, words of a few letters, minutes of training.
 Settings were chosen on other seeds and other held-out items than those reported. A cell is the mean over seeds with its
-95 % interval (Student's t over seeds); differences are paired by seed. *seen*: `holds` where the interval of the
-difference lies on the claimed side of zero, `does not hold` where it lies on the other, else `not separable at this
-scale`. Written by `scripts/science STUDY|all --markdown SCIENCE.md`.
+95 % interval (Student's t over seeds); differences are paired by seed, and divergences are compared by their ratio.
+*seen*: `holds` where the interval of the difference lies on the claimed side of zero (of the ratio, of one), `does not
+hold` where it lies on the other, else `not separable at this scale`. Written by `scripts/science all --markdown
+SCIENCE.md`.
 """
 
 
@@ -42,10 +43,11 @@ class Results:
         return [figures[figure] for _, figures in rows if figure in figures]
 
     def claimed(self, claim: Claim) -> Mean:
-        """The difference that the claim is about."""
+        """The difference, or the logarithm of the ratio, that the claim is about."""
         values = self.values(claim.arm, claim.figure)
         if claim.other is not None:
-            values = [a - b for a, b in zip(values, self.values(claim.other, claim.figure), strict=True)]
+            others = self.values(claim.other, claim.figure)
+            values = [math.log(a / b) if claim.ratio else a - b for a, b in zip(values, others, strict=True)]
         return Mean.of(values)
 
     def seen(self, claim: Claim) -> str:
@@ -72,7 +74,7 @@ class Results:
         columns = [name for name in study.figures if any(name in figures for _, _, figures in self.found)]
         rows = [[arm.name, *(self._figure(arm.name, name) for name in columns)] for arm in study.arms]
         claims = [
-            [claim.text, _cell(self.claimed(claim), study.figures[claim.figure].format), self.seen(claim)]
+            [claim.text, _difference(claim, self.claimed(claim), study.figures[claim.figure].format), self.seen(claim)]
             for claim in study.claims
         ]
         seeds = ", ".join(map(str, self.seeds))
@@ -83,7 +85,7 @@ class Results:
                 f"{study.setting} Held equal: {study.equal}",
                 f"    scripts/science {study.name} --seeds {seeds.replace(' ', '')}",
                 _table(["", *(study.figures[name].heading for name in columns)], rows),
-                _table(["claim", "difference", "seen"], claims),
+                _table(["claim", "difference, or ratio", "seen"], claims),
                 self.sentence(),
             ]
         )
@@ -107,6 +109,12 @@ def _cell(mean: Mean, how: str) -> str:
     if math.isnan(mean.low):
         return f"{mean.value:{how}}"
     return f"{mean.value:{how}} [{mean.low:{how}}, {mean.high:{how}}]"
+
+
+def _difference(claim: Claim, mean: Mean, how: str) -> str:
+    if not claim.ratio:
+        return _cell(mean, how)
+    return f"x {_cell(Mean(*map(math.exp, (mean.value, mean.low, mean.high)), mean.n), '.2g')}"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -21,8 +21,8 @@ from torch import Tensor
 PUBLISHED = Path(__file__).parents[2] / "posttrain" / "algorithms" / "parity.json"
 ORACLES = Path(sys.prefix) / "oracles"
 LARGEST = 1e-6
-STUBBED = {"ray", "tensordict", "omegaconf", "codetiming", "hydra", "torchdata"}
-"""What verl imports and its pure functions do not use."""
+STUBBED = {"ray", "tensordict", "omegaconf", "codetiming", "hydra", "torchdata", "orjson"}
+"""What verl imports and its pure functions do not use: empty modules where it is not installed."""
 
 
 def largest_difference(ours: Tensor, theirs: Tensor) -> float:
@@ -118,7 +118,7 @@ class _Stubs(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 def _stubs() -> Iterator[None]:
     """verl and stubs of its dependencies are importable; afterwards only what was imported is left."""
     finder, handlers = _Stubs(), logging.root.handlers[:]
-    sys.meta_path.insert(0, finder)
+    sys.meta_path.append(finder)
     sys.path.append(str(ORACLES))
     try:
         yield
@@ -126,5 +126,5 @@ def _stubs() -> Iterator[None]:
         sys.meta_path.remove(finder)
         sys.path.remove(str(ORACLES))
         logging.root.handlers[:] = handlers
-        for name in [name for name in sys.modules if name.partition(".")[0] in STUBBED]:
+        for name in [name for name, module in sys.modules.items() if isinstance(module, _Stub)]:
             del sys.modules[name]

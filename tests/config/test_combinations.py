@@ -92,6 +92,13 @@ UNUSED = [
     (SFT, "rollout.temperature=1", "rollout.temperature: set"),
     (SFT, "rollout.dtype=float32", "rollout.dtype: set"),
     (SFT, "tracking.groups_per_step=1", "tracking.groups_per_step: set"),
+    (GRPO, "rollout.memory_fraction=0.3", "rollout.memory_fraction: set, but nothing would read it: it belongs to"),
+    (GRPO, "rollout.sleep=1", "rollout.sleep: set, but nothing would read it: it belongs to `engine: vllm`"),
+    (
+        GRPO,
+        "rollout={engine: vllm, memory_fraction: 0.3, batch_tokens: 99}",
+        "rollout.batch_tokens: set, but nothing would read it: rollout.memory_fraction gives the size",
+    ),
 ]
 
 

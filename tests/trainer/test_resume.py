@@ -173,7 +173,7 @@ def test_killed_inside_a_window_with_a_critic(
     recipe = write_recipe(tiny_recipe)
     Run(recipe, tmp_path / "whole").finish()
     run = Run(recipe, tmp_path / "cut")
-    run.kill_when(lambda: (tmp_path / "cut" / "checkpoints" / "step_2" / "state.json").exists())
+    run.kill_when((tmp_path / "cut" / "checkpoints" / "step_2" / "state.json").exists)
     Run(recipe, tmp_path / "cut", "--resume").finish()
     whole, cut = (_files(tmp_path / name / "checkpoints" / "step_6") for name in ("whole", "cut"))
     weights = [name for name in whole if name.endswith(".safetensors")]
