@@ -41,7 +41,9 @@ def distill(
     }
     mean = TokenMean() if token_mean else SequenceMean()
     terms = tuple(
-        DivergenceTerm(source, measured[divergence], Always(weight), mean, name=str(source))
+        DivergenceTerm(
+            source=source, divergence=measured[divergence], weight=Always(weight), aggregation=mean, name=str(source)
+        )
         for source, weight in ((Source.ROLLOUTS, on_policy), (Source.DEMONSTRATIONS, off_policy))
         if weight != 0
     )

@@ -81,7 +81,7 @@ def _term(
     if len(found) > before:
         return None
     if distils:
-        return DivergenceTerm(Source(str(source)), made.pop("likelihood"), name=str(name), **made)
+        return DivergenceTerm(source=Source(str(source)), divergence=made.pop("likelihood"), name=str(name), **made)
     kind: type[PolicyTerm | EntropyTerm] = EntropyTerm if bonus else PolicyTerm
     return kind(source=Source(str(source)), name=str(name), **made)
 

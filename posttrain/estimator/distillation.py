@@ -14,12 +14,12 @@ from typing import ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from posttrain.batch import Source, TokenBatch, Unit
+from posttrain.batch import TokenBatch
 from posttrain.estimator import diagnostics, read
 from posttrain.estimator.aggregation import SequenceMean
 from posttrain.estimator.diagnostics import Diagnostics
-from posttrain.estimator.parts import Aggregation, Part, Weight
-from posttrain.estimator.weights import Always
+from posttrain.estimator.direct import DirectTerm
+from posttrain.estimator.parts import Aggregation, Part
 
 _NEEDS = frozenset({"divergence"})
 
@@ -167,34 +167,21 @@ class Adaptive:
         return torch.where(whole > 0, head / whole, torch.full_like(whole, 0.5))
 
 
-@dataclass(frozen=True)
-class DivergenceTerm:
+@dataclass(frozen=True, kw_only=True)
+class DivergenceTerm(DirectTerm):
     """L = weight * aggregation of D(p(.|y_<t), q(.|y_<t)) over the sequences of `source` (arXiv 2306.13649, eq. 2).
 
     The gradient is that of the whole distribution at each token: `TokenBatch.divergence` carries it. None flows through
     the sampling of rollouts. Ungraded sequences take part; their contexts are as good as any.
     """
 
-    source: Source = Source.ROLLOUTS
     divergence: Divergence = field(default_factory=JensenShannon)
-    weight: Weight = field(default_factory=Always)
     aggregation: Aggregation = field(default_factory=SequenceMean)
     name: str = "divergence"
-    couples: ClassVar[Unit] = ""
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """Union over the parts."""
-        return self.weight.needs | self.aggregation.needs | self.divergence.needs
-
-    def prepare(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-        """Ones [A], and weight * sequence weight on the term's sequences [S]."""
-        coefficient = self.weight(batch) * batch.weight * batch.is_from(self.source)
-        return torch.ones_like(batch.broadcast(coefficient)), coefficient
 
     def count(self, batch: TokenBatch) -> Tensor:
         """The aggregation's count over the term's sequences."""
-        return self.aggregation.count(batch, batch.is_from(self.source))
+        return self.aggregation.count(batch, self.rows(batch))
 
     def total(self, batch: TokenBatch, advantage: Tensor, coefficient: Tensor) -> tuple[Tensor, Diagnostics]:
         """sum_t coefficient * token weight * D_t; its mean over tokens is reported as `divergence`."""

@@ -8,12 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from posttrain.batch import Source, TokenBatch, Unit
+from posttrain.batch import TokenBatch
 from posttrain.estimator import read
 from posttrain.estimator.aggregation import TokenMean
 from posttrain.estimator.diagnostics import Diagnostics
-from posttrain.estimator.parts import Aggregation, Part, Weight
-from posttrain.estimator.weights import Always
+from posttrain.estimator.direct import DirectTerm
+from posttrain.estimator.parts import Aggregation, Part
 
 
 @dataclass(frozen=True)
@@ -24,33 +24,20 @@ class Entropy:
     formula: ClassVar[str] = "H(pi(.|y_<t))"
 
 
-@dataclass(frozen=True)
-class EntropyTerm:
+@dataclass(frozen=True, kw_only=True)
+class EntropyTerm(DirectTerm):
     """L = -weight * aggregation of H_t over the sequences of `source` (A3C, arXiv 1602.01783, sec. 4).
 
     The gradient is that of the whole distribution, not of the sampled token: `TokenBatch.entropy` carries it. Ungraded
     sequences take part; their contexts are as good as any.
     """
 
-    source: Source = Source.ROLLOUTS
-    weight: Weight = field(default_factory=Always)
     aggregation: Aggregation = field(default_factory=TokenMean)
     name: str = "entropy"
-    couples: ClassVar[Unit] = ""
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """Union over the parts."""
-        return self.weight.needs | self.aggregation.needs
-
-    def prepare(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-        """Ones [A], and weight * sequence weight on the term's sequences [S]."""
-        coefficient = self.weight(batch) * batch.weight * batch.is_from(self.source)
-        return torch.ones_like(batch.broadcast(coefficient)), coefficient
 
     def count(self, batch: TokenBatch) -> Tensor:
         """The aggregation's count over the term's sequences."""
-        return self.aggregation.count(batch, batch.is_from(self.source))
+        return self.aggregation.count(batch, self.rows(batch))
 
     def total(self, batch: TokenBatch, advantage: Tensor, coefficient: Tensor) -> tuple[Tensor, Diagnostics]:
         """-sum_t coefficient * token weight * H_t."""

@@ -30,5 +30,5 @@ def regularisers(
             PolicyTerm(source, advantage=penalty, aggregation=aggregation, weight=Always(kl_weight), name="kl")
         )
     if entropy_weight:
-        terms.append(EntropyTerm(source, Always(entropy_weight), aggregation))
+        terms.append(EntropyTerm(source=source, weight=Always(entropy_weight), aggregation=aggregation))
     return tuple(terms)

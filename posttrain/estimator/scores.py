@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from posttrain.batch import Source, TokenBatch, Unit
+from posttrain.batch import TokenBatch
 from posttrain.estimator import read
 from posttrain.estimator.aggregation import SequenceMean
 from posttrain.estimator.diagnostics import Diagnostics
-from posttrain.estimator.parts import Part, Weight, Where
-from posttrain.estimator.weights import Always
+from posttrain.estimator.direct import DirectTerm
+from posttrain.estimator.parts import Part, Where
 
 
 @dataclass(frozen=True)
@@ -24,50 +24,37 @@ class LogOutcome:
     needs: ClassVar[frozenset[str]] = frozenset({"values", "rewards"})
     formula: ClassVar[str] = "R_i log p_i + (1 - R_i) log(1 - p_i), p_i = sigma(w_i), w_i = 1/|y_i| sum_t w_t"
 
-    def __call__(self, logits: Tensor, solved: Tensor) -> Tensor:
+    def of(self, logits: Tensor, solved: Tensor) -> Tensor:
         """[S], from the sequences' mean scores [S] and outcomes [S] (bool)."""
         return torch.where(solved, logsigmoid(logits), logsigmoid(-logits))
 
 
-@dataclass(frozen=True)
-class ScoreTerm:
+@dataclass(frozen=True, kw_only=True)
+class ScoreTerm(DirectTerm):
     """L = -weight * mean over sequences of the log-likelihood of their outcomes under the token scores `values`.
 
     Runs over the graded sequences of `source`, those of `where`; a score's gradient is its sequence's, divided by the
     number of its action tokens.
     """
 
-    source: Source = Source.ROLLOUTS
     where: Where | None = None
-    weight: Weight = field(default_factory=Always)
     name: str = "token_model"
-    couples: ClassVar[Unit] = ""
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """Union over the parts."""
-        return frozenset().union(*(part.needs for part in self.describe().values()))
 
     def describe(self) -> dict[str, Part]:
         """The parts by role."""
         where: dict[str, Part] = {} if self.where is None else {"where": self.where}
         return where | {"weight": self.weight, "aggregation": _Sequences(), "likelihood": LogOutcome()}
 
-    def prepare(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-        """Ones [A], and weight * sequence weight on the term's sequences [S]."""
-        coefficient = self.weight(batch) * batch.weight * self._rows(batch)
-        return torch.ones_like(batch.broadcast(coefficient)), coefficient
-
     def count(self, batch: TokenBatch) -> Tensor:
         """Weighted number of sequences."""
-        return SequenceMean().count(batch, self._rows(batch))
+        return SequenceMean().count(batch, self.rows(batch))
 
     def total(self, batch: TokenBatch, advantage: Tensor, coefficient: Tensor) -> tuple[Tensor, Diagnostics]:
         """-sum_i coefficient * log-likelihood of the outcome."""
         values = read.field(batch, "values")
         rows = coefficient != 0
         logits = batch.sequence_mean(torch.where(batch.broadcast(rows), values, 0.0))
-        likelihood = LogOutcome()(logits, batch.solved)
+        likelihood = LogOutcome().of(logits, batch.solved)
         with torch.no_grad():
             right = rows & ((logits > 0) == batch.solved)
             count = rows.sum().to(likelihood.dtype)
@@ -77,7 +64,8 @@ class ScoreTerm:
             }
         return -(coefficient * likelihood).sum(), found
 
-    def _rows(self, batch: TokenBatch) -> Tensor:
+    def rows(self, batch: TokenBatch) -> Tensor:
+        """The graded ones [S], those of `where`."""
         rows = batch.is_from(self.source) & batch.graded
         return rows if self.where is None else rows & self.where(batch)
 

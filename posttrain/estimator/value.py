@@ -8,12 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from posttrain.batch import Source, TokenBatch, Unit
+from posttrain.batch import TokenBatch
 from posttrain.estimator import read
 from posttrain.estimator.diagnostics import Diagnostics
+from posttrain.estimator.direct import DirectTerm
 from posttrain.estimator.gae import Gae, Per
-from posttrain.estimator.parts import Part, Weight
-from posttrain.estimator.weights import Always
+from posttrain.estimator.parts import Part
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class SquaredError:
             return "-1/2 (V - R)^2"
         return f"-1/2 max((V - R)^2, (clip(V, V_old -+ {self.clip:g}) - R)^2)"
 
-    def __call__(self, values: Tensor, old: Tensor, returns: Tensor) -> Tensor:
+    def of(self, values: Tensor, old: Tensor, returns: Tensor) -> Tensor:
         """[A], from values with gradient, the values before the update, and the returns."""
         plain = (values - returns) ** 2
         if not self.clip:
@@ -61,38 +61,25 @@ class StepMean:
         return "1/N_tokens sum_i sum_t" if self.per == "token" else "1/N_turns sum_i sum_k"
 
 
-@dataclass(frozen=True)
-class ValueTerm:
+@dataclass(frozen=True, kw_only=True)
+class ValueTerm(DirectTerm):
     """L = weight * mean over steps of 1/2 max((V - R)^2, (V_c - R)^2), R = A + V_old (see `Gae` and `SquaredError`).
 
     Runs over the graded sequences of `source`; the returns do not depend on the policy, and each on its sequence alone.
     """
 
-    source: Source = Source.ROLLOUTS
     returns: Gae = field(default_factory=Gae)
     error: SquaredError = field(default_factory=SquaredError)
-    weight: Weight = field(default_factory=Always)
     name: str = "value"
-    couples: ClassVar[Unit] = ""
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """Union over the parts."""
-        return frozenset().union(*(part.needs for part in self.describe().values()))
 
     def describe(self) -> dict[str, Part]:
         """The parts by role."""
         mean = StepMean(self.returns.per)
         return {"weight": self.weight, "aggregation": mean, "returns": self.returns, "likelihood": self.error}
 
-    def prepare(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-        """Ones [A], and weight * sequence weight on the term's sequences [S]."""
-        coefficient = self.weight(batch) * batch.weight * self._rows(batch)
-        return torch.ones_like(batch.broadcast(coefficient)), coefficient
-
     def count(self, batch: TokenBatch) -> Tensor:
         """Weighted number of steps."""
-        return (batch.broadcast(batch.weight * self._rows(batch)) * self.returns.starts(batch)).sum()
+        return (batch.broadcast(batch.weight * self.rows(batch)) * self.returns.starts(batch)).sum()
 
     def total(self, batch: TokenBatch, advantage: Tensor, coefficient: Tensor) -> tuple[Tensor, Diagnostics]:
         """sum over steps of coefficient * error, and how well the values before the update explain the returns."""
@@ -102,7 +89,7 @@ class ValueTerm:
         values, old = (
             torch.where(on, read.field(batch, name), returns).to(returns.dtype) for name in ("values", "old_values")
         )
-        error = self.error(values, old, returns)
+        error = self.error.of(values, old, returns)
         with torch.no_grad():
             count = on.sum().double()
             left, target = (x[on].double() for x in (returns - old, returns))
@@ -118,5 +105,6 @@ class ValueTerm:
             }
         return -(batch.broadcast(coefficient) * error).sum(), found
 
-    def _rows(self, batch: TokenBatch) -> Tensor:
+    def rows(self, batch: TokenBatch) -> Tensor:
+        """The graded ones [S]."""
         return batch.is_from(self.source) & batch.graded

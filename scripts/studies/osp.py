@@ -6,7 +6,7 @@ from studies.common import HELD_OUT, WORDS, base, rows, sampling
 from studies.study import Arm, Claim, Figure, Figures, Finished, Study, Tree
 
 HARD, SOFT = "hard preferences", "soft preferences"
-STEPS = 60
+STEPS = 100
 NOISE = 0.4
 
 
@@ -32,7 +32,7 @@ OSP = Study(
         sampling({"name": "letters", "noise": NOISE}, group_size=4),
         steps=STEPS,
         prompts_per_step=16,
-        learning_rate=1e-4,
+        learning_rate=3e-4,
     ),
     arms=(
         Arm("starting model", ()),

@@ -128,8 +128,8 @@ def test_mistakes(settings: dict[str, Any], message: str) -> None:
 
 
 def test_terms_with_different_divergences_are_an_error() -> None:
-    first = DivergenceTerm(Source.ROLLOUTS, ForwardKL(), name="a")
-    second = DivergenceTerm(Source.DEMONSTRATIONS, ReverseKL(), name="b")
+    first = DivergenceTerm(source=Source.ROLLOUTS, divergence=ForwardKL(), name="a")
+    second = DivergenceTerm(source=Source.DEMONSTRATIONS, divergence=ReverseKL(), name="b")
     with pytest.raises(ValueError, match=r"different divergences: -KL\(p \|\| q\); -KL\(q \|\| p\); allowed: one"):
         Algorithm("both", (first, second))
 

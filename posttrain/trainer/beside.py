@@ -1,0 +1,65 @@
+"""The models that stand beside the policy: reference, teacher and critic."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from posttrain.config import Recipe
+from posttrain.estimator import Algorithm
+from posttrain.models.critic import Critic
+from posttrain.models.load import check_critic, check_model, load_critic
+from posttrain.models.policy import Teacher
+from posttrain.models.reference import reference_of
+from posttrain.models.teacher import check_teacher, load_teacher
+from posttrain.rollout.collector import Collector
+from posttrain.rollout.engine import Engine
+from posttrain.trainer.anchor import Anchor
+
+
+def check_models(recipe: Recipe) -> None:
+    """Whether every model that the recipe names can be found, without loading weights; errors as `check_model`."""
+    check_model(recipe.model)
+    if recipe.teacher is not None:
+        check_teacher(recipe.teacher)
+    if recipe.critic.path is not None:
+        check_critic(recipe.model, recipe.critic)
+
+
+def copied_reference(recipe: Recipe, algorithm: Algorithm, model: Any, device: torch.device) -> Any:
+    """A copy of the starting model where one is needed; an adapter's frozen base can be the reference itself."""
+    moves = algorithm.plan.reference_samples > 0 or algorithm.plan.reference_decay > 0
+    if moves or ("reference_logprobs" in algorithm.needs and recipe.lora is None):
+        return reference_of(model).to(device)
+    return None
+
+
+def anchor_of(
+    algorithm: Algorithm, reference: Any, collector: Collector | None, replayer: Engine | None
+) -> Anchor | None:
+    """What the algorithm wants of the reference beyond scoring, on an engine of its own."""
+    plan = algorithm.plan
+    if reference is None or not (plan.reference_decay or replayer):
+        return None
+    own = None
+    if collector is not None and replayer is not None:
+        own = replace(collector, engine=replayer, reset_probability=0.0)
+    return Anchor(reference, plan.reference_decay, plan.reference_samples, own)
+
+
+def teacher_of(recipe: Recipe, algorithm: Algorithm, tokenizer: Any) -> Teacher | None:
+    """Loaded before there is an accelerator: under ZeRO-3 a model loaded later is split over ranks as if trained."""
+    if recipe.teacher is None or algorithm.divergence is None:
+        return None
+    return load_teacher(recipe.teacher, tokenizer, algorithm.divergence, recipe.seed + 1)
+
+
+def critic_of(recipe: Recipe, algorithm: Algorithm, model: Any, tokenizer: Any) -> Critic | None:
+    """The algorithm's second model; it starts as `model` is now where the recipe names no other."""
+    reading = algorithm.plan.critic
+    if reading is None:
+        return None
+    own = recipe.critic.path is not None
+    return Critic(load_critic(recipe.model, recipe.critic, tokenizer) if own else model, reading)
