@@ -85,7 +85,7 @@ def rollout_benchmark(runs: int, architecture: dict[str, Any]) -> list[dict[str,
     raw = raw_generate(engine, recorded.requests)
     num_tokens = sum(len(completion.token_ids) for completion in recorded.completions)
     with TemporaryDirectory() as directory:
-        peer = trl_generate(model, tokenizer, Path(directory), recorded.requests)
+        peer = trl_generate(model, tokenizer, Path(directory), examples)
         raw()
         peer()
         ours_seconds, raw_seconds, peer_rates, sync_seconds = [], [], [], []
@@ -135,9 +135,10 @@ def raw_generate(engine: Any, requests: Sequence[Request]) -> Callable[[], None]
     return run
 
 
-def trl_generate(model: Any, tokenizer: Any, directory: Path, requests: Sequence[Request]) -> Callable[[], int]:
+def trl_generate(model: Any, tokenizer: Any, directory: Path, examples: Sequence[Example]) -> Callable[[], int]:
     """TRL's colocated rollout of the same prompts; a call returns how many tokens it has drawn.
 
+    Prompts are rendered and completions decoded as GRPOTrainer does it, and as our collector does.
     On CPU its vLLM runs without torch.compile, as ours does: compiling takes minutes and is no part of either.
     """
     if not torch.cuda.is_available():
@@ -156,11 +157,15 @@ def trl_generate(model: Any, tokenizer: Any, directory: Path, requests: Sequence
         max_completion_length=MAX_TOKENS,
         generation_kwargs={"stop_token_ids": sorted(STOPS), "ignore_eos": True},
     )
-    prompts = [list(request.prompt_ids) for request in requests]
+    conversations = [list(example.prompt) for example in examples for _ in range(GROUP_SIZE)]
 
     def run() -> int:
         generation.llm.reset_prefix_cache()
+        prompts = tokenizer.apply_chat_template(
+            conversation=conversations, add_generation_prompt=True, tokenize=True, return_dict=True
+        )["input_ids"]
         _, completions, *_ = generation.generate(prompts, None, GROUP_SIZE)
+        tokenizer.batch_decode(completions, skip_special_tokens=True)
         return sum(map(len, completions))
 
     return run

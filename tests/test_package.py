@@ -61,7 +61,9 @@ def test_functions_are_short(path: Path) -> None:
 def test_constraints_pin_every_dependency_within_its_range() -> None:
     pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    for text in [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]:
+    extras = project["optional-dependencies"]
+    del extras["vllm"]  # for CUDA, where nothing is pinned
+    for text in [*project["dependencies"], *itertools.chain(*extras.values())]:
         requirement = Requirement(text)
         assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), text
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
+from functools import partial
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -184,7 +185,11 @@ class VllmEngine:
         self._wake(("weights",))
         with as_it_was(), torch.no_grad():
             given = ((name, tensor.detach().clone()) for name, tensor in self._names.checked(weights))
-            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": given})
+            try:
+                self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": given})
+            except BaseException:
+                self._llm.apply_model(partial(_put_back, config=self._llm.llm_engine.vllm_config.model_config))
+                raise
             if self._on_cpu:
                 self._llm.apply_model(_repack_heads)
         self._wake()
@@ -228,6 +233,13 @@ def _cache_bytes_per_token(model: PreTrainedModel, dtype: torch.dtype) -> int:
 def _num_ranks() -> int:
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     return torch.distributed.get_world_size() if distributed else 1
+
+
+def _put_back(model: Any, config: Any) -> None:
+    """End a reload that failed: while it loads, vLLM takes tensors away that engines of one process share (rotary)."""
+    from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
+
+    finalize_layerwise_reload(model, config)
 
 
 def _repack_heads(model: Any) -> None:

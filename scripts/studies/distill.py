@@ -8,15 +8,15 @@ from studies.sampled import Sampled
 from studies.study import Arm, Claim, Figure, Figures, Finished, Study, Tree
 from studies.tasks import Reverse, Rows
 
-PARTS, STEPS = 3, 40
+PARTS, STEPS = 3, 100
 TASK = Reverse(3, 6)
 ORACLE = from_scratch(Rows(TASK, "train", 3000, stream=2), steps=250)
 TEACHER = from_scratch(Rows(TASK, "train", 400, stream=3), steps=120)
 STUDENT = from_scratch(Rows(Reverse(3, 4), "train", 400, stream=1), steps=60)
 PROMPTS = Rows(TASK, "train", 3000)
-FIXED = Sampled(TEACHER, Rows(TASK, "train", 128))
+FIXED = Sampled(TEACHER, Rows(TASK, "train", 64))
 FRESH = Sampled(TEACHER, PROMPTS)
-_FIXED, _FRESH = "off-policy, 128 fixed completions", "off-policy, 3,000 completions"
+_FIXED, _FRESH = "off-policy, 64 fixed completions", "off-policy, 3,000 completions"
 HELD_OUT = HeldOut(Rows(TASK, "held_out", 200))
 
 

@@ -6,7 +6,7 @@ from studies.common import HeldOut, base, from_scratch, rows, sampling
 from studies.study import Arm, Claim, Figure, Study, Tree
 from studies.tasks import Reverse, Rows
 
-STEPS = 50
+STEPS = 120
 TASK = Reverse(7, 7)
 WORDS = Rows(TASK, "train", 1000)
 START = from_scratch(Rows(Reverse(3, 7), "train", 3000, stream=1), steps=90)
@@ -47,4 +47,6 @@ DR_PO = Study(
         Claim("DR-PO solves more than PPO, greedy", "greedy", "DR-PO", "PPO"),
     ),
     measure=HELD_OUT.solved,
+    note="A first version on the same seeds, with 50 steps, did not separate the two (temperature 1: PPO 1.4 %, DR-PO "
+    "1.5 %).",
 )

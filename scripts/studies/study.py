@@ -69,6 +69,7 @@ class Study:
 
     paper: the claim in one sentence, cited. setting: task, model and data in a sentence. equal: what is held equal.
     base: what every arm's recipe has; its model is the starting model. measure: the figures of a finished arm.
+    note: what else was tried, and what came of it.
     """
 
     name: str
@@ -81,3 +82,4 @@ class Study:
     figures: Mapping[str, Figure]
     claims: tuple[Claim, ...]
     measure: Callable[[Finished], Figures]
+    note: str = ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ HEADER = """# Science
 Small seeded studies that show the direction of each paper's main claim with a tiny model on two CPU cores. They are
 checks of direction, not replications: models of 0.3 million parameters, words of a few letters, minutes of training.
 Settings were chosen on other seeds and other held-out items than those reported. A cell is the mean over seeds with its
-95 % interval (Student's t over seeds); differences are paired by seed, and divergences are compared by their ratio.
+95 % interval (Student's t over seeds; a share's is cut at 0 and 1); differences are paired by seed, and divergences are
+compared by their ratio. Seconds are wall time of one thread on cores shared with other work.
 *seen*: `holds` where the interval of the difference lies on the claimed side of zero (of the ratio, of one), `does not
 hold` where it lies on the other, else `not separable at this scale`. Written by `scripts/science all --markdown
 SCIENCE.md`.
@@ -86,23 +87,28 @@ class Results:
                 f"    scripts/science {study.name} --seeds {seeds.replace(' ', '')}",
                 _table(["", *(study.figures[name].heading for name in columns)], rows),
                 _table(["claim", "difference, or ratio", "seen"], claims),
-                self.sentence(),
+                *filter(None, [self.sentence(), study.note]),
             ]
         )
 
     def _figure(self, arm: str, name: str) -> str:
         """A cell of the table, empty where the arm has no such figure."""
         values = self.values(arm, name)
-        return _cell(Mean.of(values), self.study.figures[name].format) if values else ""
+        if not values:
+            return ""
+        mean, how = Mean.of(values), self.study.figures[name].format
+        if how.endswith("%") and 0 <= min(values) <= max(values) <= 1:
+            mean = replace(mean, low=max(mean.low, 0.0), high=min(mean.high, 1.0))
+        return _cell(mean, how)
 
     def sentence(self) -> str:
         """What was seen, in one sentence."""
         kinds = {kind: [c.text for c in self.study.claims if self.seen(c) == kind] for kind in (HOLDS, NOT, OPEN)}
-        parts = [f"{len(texts)} of {len(self.study.claims)} {_VERBS[kind]}" for kind, texts in kinds.items() if texts]
-        return f"Seen over {len(self.seeds)} seeds: {', '.join(parts)}."
+        parts = [f"{len(texts)} {kind if len(texts) == 1 else _PLURAL[kind]}" for kind, texts in kinds.items() if texts]
+        return f"Of {len(self.study.claims)} comparisons over {len(self.seeds)} seeds, {', '.join(parts)}."
 
 
-_VERBS = {HOLDS: "comparisons hold", NOT: "go the other way", OPEN: "are not separable at this scale"}
+_PLURAL = {HOLDS: "hold", NOT: "do not hold", OPEN: "not separable at this scale"}
 
 
 def _cell(mean: Mean, how: str) -> str:
