@@ -58,7 +58,7 @@ def _row(name: str, algorithm: Algorithm) -> Overview:
     needs = ["rewards"] if algorithm.grades_rollouts else []
     needs += [model for word, model in _MODELS.items() if word in algorithm.needs]
     needs += ["critic"] if algorithm.plan.critic is not None else []
-    data = _joined([_drawn(term.source, algorithm) for term in algorithm.terms])
+    data = _joined([algorithm.plan.drawn(term.source) for term in algorithm.terms])
     return Overview(name, family(algorithm), data, ", ".join(needs) or "-", paper=paper_of(name), **columns)
 
 
@@ -66,15 +66,6 @@ def _named(part: Part) -> str:
     """The part's name, with that of the advantage it wraps."""
     inner = getattr(part, "advantage", None)
     return part_name(part) if inner is None else f"{part_name(part)}({part_name(inner)})"
-
-
-def _drawn(source: Source, algorithm: Algorithm) -> str:
-    """What a term's sequences are made of, where the trainer makes them."""
-    if source is Source.DEMONSTRATIONS and algorithm.plan.reference_samples:
-        return "reference rollouts"
-    if source is Source.PREFERENCES and algorithm.plan.pairing is not None:
-        return "paired rollouts"
-    return str(source)
 
 
 def family(algorithm: Algorithm) -> str:

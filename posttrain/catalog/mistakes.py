@@ -65,6 +65,9 @@ def from_validation(
         path: Path = within if unions else within + item["loc"]
         if item["type"] == "extra_forbidden":
             found[path] = Mistake(path, unknown(path, item["input"]))
+        elif item["type"] == "missing" and isinstance(item["input"], list | tuple):
+            whole, length = within + item["loc"][:-1], int(item["loc"][-1]) + 1
+            found[whole] = Mistake(whole, f"{show(item['input'])} is not allowed; allowed: a list of {length}")
         elif item["type"] == "missing":
             found[path] = Mistake(path, "missing: it has no default")
         else:

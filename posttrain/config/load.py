@@ -161,7 +161,18 @@ def _algorithm(recipe: Recipe) -> tuple[combinations.Algorithm | None, list[Mist
     except catalog.SettingsError as error:
         return None, [Mistake(("algorithm", *mistake.path), mistake.text) for mistake in error.found]
     except ValueError as error:
-        return None, [Mistake(("algorithm",), str(error))]
+        return None, [_of_one_setting(str(error), recipe.algorithm.settings)]
+
+
+def _of_one_setting(text: str, settings: Mapping[str, Any]) -> Mistake:
+    """An algorithm's complaint, at the setting that it is about where it is about one: "beta is 2.0; allowed: ..."."""
+    for key, value in settings.items():
+        for written in (str(value), repr(value)):
+            rest = text.removeprefix(f"{key} is {written}; allowed: ")
+            if rest != text:
+                shown = catalog.show(list(value) if isinstance(value, tuple) else value)
+                return Mistake(("algorithm", key), f"{shown} is not allowed; allowed: {rest}")
+    return Mistake(("algorithm",), text)
 
 
 def _check_combinations(
@@ -185,7 +196,9 @@ def _written(tree: Node, prefix: str, reason: str, file: Path) -> list[Mistake]:
     if node is None or node.plain in (None, [], {}):
         return []
     inherited = _file(node.where) not in (str(file), None)
-    advice = f"write `{path[0]}: null` in {file} to drop what it inherits" if inherited else "leave it out"
+    keys = path if all(isinstance(key, str) for key in path) else path[:1]
+    null = "{" + f"{keys[1]}: null" + "}" if len(keys) == 2 else "null"
+    advice = f"write `{path[0]}: {null}` in {file} to drop what it inherits" if inherited else "leave it out"
     return [Mistake(path, f"set, but nothing would read it: {reason}; {advice}")]
 
 

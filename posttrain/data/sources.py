@@ -44,6 +44,8 @@ def load_source(settings: SourceSettings, kind: str) -> Examples:
         _reject(settings, "applies to hub datasets, not to files", name=None, split="train", revision=None)
         _reject(settings, "applies to reasoning_gym, not to files", config={})
         examples = _local(settings, kind, path)
+    elif kind == "trajectories" and (path / "recipe.yaml").is_file():
+        raise DataError(f"{path}: this run left no rollouts to read; allowed: one that did, or a file of trajectories")
     else:
         _reject(settings, "applies to reasoning_gym, not to hub datasets", config={})
         dataset = _hub(settings)
@@ -134,8 +136,9 @@ def _hub(settings: SourceSettings) -> Sequence[dict[str, Any]]:
     cache = Path(datasets.config.HF_DATASETS_CACHE) / path.replace("/", "___")
     if offline and not cache.is_dir():
         raise DataError(
-            f"{path}: the Hugging Face Hub cannot be reached and its cache does not hold this dataset; give a local "
-            f"{', '.join(READERS)} file as path, or check the network (HF_ENDPOINT, HTTPS_PROXY, HF_HUB_OFFLINE)"
+            f"{path}: no such file or directory here, the Hugging Face Hub cannot be reached, and its cache does not "
+            f"hold this dataset; give a local {', '.join(READERS)} file as path, or check the network (HF_ENDPOINT, "
+            "HTTPS_PROXY, HF_HUB_OFFLINE)"
         )
     source = str(directory) if directory.is_dir() else path
     try:

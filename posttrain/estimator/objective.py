@@ -50,7 +50,7 @@ def as_text(algorithm: Algorithm, origins: Mapping[Constant, str] | None = None)
     lines = [f"algorithm   {algorithm.name}", "gradient    " + " + ".join(f"grad_{t.name}" for t in algorithm.terms)]
     for term in algorithm.terms:
         parts = term.describe()
-        lines += ["", f"grad_{term.name} = {_gradient(parts)}", f"  over        {term.source}"]
+        lines += ["", f"grad_{term.name} = {_gradient(parts)}", f"  over        {algorithm.plan.drawn(term.source)}"]
         for role, part in parts.items():
             constants = ", ".join(f"{name}={value}" for name, value in _constants(part).items())
             shown = part_name(part) + (f"({constants})" if constants else "")

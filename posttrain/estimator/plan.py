@@ -65,3 +65,11 @@ class Plan:
     reference_decay: float = 0.0
     critic: Literal["state", "action"] | None = None
     mismatched: bool = False
+
+    def drawn(self, source: Source) -> str:
+        """What the sequences of a term over `source` are made of, where the trainer makes them."""
+        if source is Source.DEMONSTRATIONS and self.reference_samples:
+            return "reference rollouts"
+        if source is Source.PREFERENCES and self.pairing is not None:
+            return "paired rollouts"
+        return str(source)

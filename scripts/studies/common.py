@@ -91,4 +91,5 @@ class HeldOut:
         return measure.divergence(played, loaded.model, measure.Loaded.of(run.start).model)
 
 
+ADDED = "In the reported runs seeds 3 and 4 were added after the first three had been seen."
 HELD_OUT = HeldOut(Rows(Reverse(3, 7), "held_out", 300))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from studies import measure
-from studies.common import HeldOut, base, from_scratch, rows, sampling
+from studies.common import ADDED, HeldOut, base, from_scratch, rows, sampling
 from studies.study import Arm, Claim, Figure, Figures, Finished, Study, Tree
 from studies.tasks import Chance, Rows
 
@@ -72,4 +72,5 @@ J_BOND = Study(
         ),
     ),
     measure=_measure,
+    note=ADDED,
 )

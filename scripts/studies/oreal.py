@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from studies.common import HeldOut, base, from_scratch, rows, sampling
+from studies.common import ADDED, HeldOut, base, from_scratch, rows, sampling
 from studies.study import Arm, Claim, Figure, Figures, Finished, Study, Tree
 from studies.tasks import Chance, Rows
 
@@ -64,5 +64,5 @@ OREAL = Study(
     measure=_measure,
     note="With the KL towards the policy before the update, as the paper prints it, and a learning rate of 3e-4, "
     "runs of OREAL (seed 1) and of OREAL without token weights (seed 0) collapsed: that KL has no gradient at the "
-    "first update of a rollout phase. Here the KL is towards the starting model, as in the authors' code.",
+    "first update of a rollout phase. Here the KL is towards the starting model, as in the authors' code. " + ADDED,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from studies.common import HELD_OUT, WORDS, base, rows, sampling
+from studies.common import ADDED, HELD_OUT, WORDS, base, rows, sampling
 from studies.study import Arm, Claim, Figure, Figures, Finished, Study, Tree
 
 HARD, SOFT = "hard preferences", "soft preferences"
@@ -58,5 +58,5 @@ OSP = Study(
         Claim("soft preferences solve more, greedy", "greedy", SOFT, HARD),
     ),
     measure=_measure,
-    note="A first version (60 steps, learning rate 1e-4) hardly moved either arm, and did not separate them.",
+    note="A first version (60 steps, learning rate 1e-4) hardly moved either arm, and did not separate them. " + ADDED,
 )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from studies.common import HELD_OUT, START, WORDS, base, rows, sampling
+from studies.common import ADDED, HELD_OUT, START, WORDS, base, rows, sampling
 from studies.study import Arm, Claim, Figure, Figures, Finished, Study, Tree
 from studies.tasks import Rows, Shifted
 
@@ -67,7 +67,8 @@ P3O = Study(
     claims=(
         Claim("P3O's two runs end at the same weights (at most 1e-6 apart)", "apart", "P3O", at_most=1e-6),
         Claim("PPO's two runs end further apart than P3O's", "apart", "PPO", "P3O"),
-        Claim("PPO solves less with the shift: P3O solves more", "shifted", "P3O", "PPO"),
+        Claim("with the shift, P3O solves more than PPO", "shifted", "P3O", "PPO"),
     ),
     measure=_measure,
+    note=ADDED,
 )

@@ -7,22 +7,23 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from studies.statistics import Mean
 from studies.study import Claim, Figures, Study
 
 HOLDS, NOT, OPEN = "holds", "does not hold", "not separable at this scale"
+WIDTH = 120
 HEADER = """# Science
 
 Small seeded studies that show the direction of each paper's main claim with a tiny model on two CPU cores. They are
 checks of direction, not replications: models of 0.3 million parameters, words of a few letters, minutes of training.
 Settings were chosen on other seeds and other held-out items than those reported. A cell is the mean over seeds with its
 95 % interval (Student's t over seeds; a share's is cut at 0 and 1); differences are paired by seed, and divergences are
-compared by their ratio. Seconds are wall time of one thread on cores shared with other work.
-*seen*: `holds` where the interval of the difference lies on the claimed side of zero (of the ratio, of one), `does not
-hold` where it lies on the other, else `not separable at this scale`. Written by `scripts/science all --markdown
-SCIENCE.md`.
+compared by their ratio. Seconds are wall time of one thread, on cores shared with other work. *seen*: `holds` where the
+interval of the difference lies on the claimed side of zero (of the ratio, of one), `does not hold` where it lies on the
+other, else `not separable at this scale`. Written by `scripts/science all --markdown SCIENCE.md`.
 """
 
 
@@ -82,12 +83,12 @@ class Results:
         return "\n\n".join(
             [
                 f"## {study.title}",
-                study.paper,
-                f"{study.setting} Held equal: {study.equal}",
+                fill(study.paper, WIDTH),
+                fill(f"{study.setting} Held equal: {study.equal}", WIDTH),
                 f"    scripts/science {study.name} --seeds {seeds.replace(' ', '')}",
                 _table(["", *(study.figures[name].heading for name in columns)], rows),
                 _table(["claim", "difference, or ratio", "seen"], claims),
-                *filter(None, [self.sentence(), study.note]),
+                fill(f"{self.sentence()} {study.note}".strip(), WIDTH),
             ]
         )
 

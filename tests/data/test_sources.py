@@ -138,7 +138,7 @@ def test_settings_that_do_not_apply_stop(tmp_path: Path) -> None:
 
 def test_unreachable_hub_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("posttrain.data.sources.hub_reachable", lambda: False)
-    with pytest.raises(DataError, match=r"no-such/dataset: the Hugging Face Hub cannot be reached.*\.jsonl"):
+    with pytest.raises(DataError, match=r"no-such/dataset: no such file .* Hub cannot be reached.*\.jsonl"):
         load("no-such/dataset")
     with pytest.raises(DataError, match="a/b/c: no such file or directory"):
         load("a/b/c")

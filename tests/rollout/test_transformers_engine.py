@@ -1,4 +1,4 @@
-"""The embedded engine against transformers itself: tokens, logprobs, limits, batches, weights."""
+"""What only the embedded engine promises, beyond the contract of all engines (test_engine_contract.py)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from posttrain.errors import RunError, UserError
+from posttrain.errors import UserError
 from posttrain.rollout import decode
-from posttrain.rollout.engine import Completion, Engine, Request, Sampling
+from posttrain.rollout.engine import Completion, Request, Sampling
 from posttrain.rollout.transformers_engine import TransformersEngine
 from posttrain.rollout.weights import engine_dtype
-from posttrain.trajectory import StopReason
 
 VOCABULARY = 31
 PLAIN = Sampling(max_tokens=12, stop_token_ids=frozenset({1, 2}))
@@ -86,66 +85,6 @@ def test_a_request_draws_the_same_alone_and_in_any_batch(tiny_qwen3: Any, monkey
     assert len(set(ids_of(together[:4]))) > 1, "samples of one prompt differ"
 
 
-def test_samples_of_a_prompt_follow_its_distribution(tiny_qwen3: Any) -> None:
-    num, prompt = 3000, (5, 9, 4)
-    found = engine_of(tiny_qwen3).generate([Request(prompt, seed) for seed in range(num)], replace(PLAIN, max_tokens=1))
-    with torch.no_grad():
-        expected = torch.softmax(tiny_qwen3(torch.tensor([prompt])).logits[0, -1], -1) * num
-    counts = torch.bincount(torch.tensor([c.token_ids[0] for c in found]), minlength=VOCABULARY)
-    common = expected >= 5
-    assert common.sum() > 3
-    chi_square = ((counts - expected)[common] ** 2 / expected[common]).sum()
-    assert chi_square < 3 * common.sum()
-
-
-def test_stop_tokens_end_a_completion_and_are_part_of_it(tiny_qwen3: Any) -> None:
-    found = engine_of(tiny_qwen3).generate(ragged(12, samples=8), PLAIN)
-    stopped = [c for c in found if c.stop_reason is StopReason.STOP]
-    cut = [c for c in found if c.stop_reason is StopReason.LENGTH]
-    assert stopped and cut and len(stopped) + len(cut) == len(found)
-    assert all(c.token_ids[-1] in PLAIN.stop_token_ids for c in stopped)
-    assert all(len(c.token_ids) == PLAIN.max_tokens for c in cut)
-    for completion in found:
-        assert not PLAIN.stop_token_ids & set(completion.token_ids[:-1])
-        assert len(completion.logprobs) == len(completion.token_ids)
-
-
-def test_a_stop_token_drawn_at_once_is_a_completion(tiny_qwen3: Any) -> None:
-    every = replace(PLAIN, stop_token_ids=frozenset(range(VOCABULARY)))
-    for completion in engine_of(tiny_qwen3).generate(ragged(3), every):
-        assert len(completion.token_ids) == 1
-        assert completion.stop_reason is StopReason.STOP
-
-
-def test_the_window_ends_a_completion(tiny_qwen3: Any) -> None:
-    engine, endless = engine_of(tiny_qwen3), replace(PLAIN, stop_token_ids=frozenset())
-    lengths = (1, 55, 60, 63, 64, 200, 0)
-    found = engine.generate([Request((3,) * length, 0) for length in lengths], endless)
-    assert [len(completion.token_ids) for completion in found] == [12, 9, 4, 1, 0, 0, 0]
-    assert [completion.stop_reason for completion in found] == [StopReason.LENGTH] * 4 + [StopReason.ERROR] * 3
-    assert found[3].error is None
-    assert found[5].error == "the prompt is 200 tokens; allowed: 63, the model's window less 1"
-    assert "empty" in str(found[6].error)
-
-
-def test_truncated_sampling_draws_allowed_tokens(tiny_qwen3: Any) -> None:
-    engine, requests = engine_of(tiny_qwen3), ragged(6, samples=5)
-    top_1 = engine.generate(requests, replace(PLAIN, top_k=1))
-    assert ids_of(top_1) == ids_of(engine.generate(requests, replace(PLAIN, temperature=0.0)))
-    assert all(logprob == 0 for completion in top_1 for logprob in completion.logprobs)
-    for completion in engine.generate(requests, replace(PLAIN, top_p=0.3)):
-        assert all(logprob <= 0 for logprob in completion.logprobs)
-
-
-def test_score_equals_a_full_forward_pass(tiny_qwen3: Any) -> None:
-    engine: Engine = engine_of(tiny_qwen3)
-    ids = (4, 8, 15, 16, 23)
-    torch.testing.assert_close(torch.tensor(engine.score(ids)), full_logprobs(tiny_qwen3, ids))
-    assert engine.score((4,)) == []
-    with pytest.raises(UserError, match="65 tokens; allowed: 64"):
-        engine.score((4,) * 65)
-
-
 def changed(model: Any) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(9)
     return {
@@ -153,36 +92,6 @@ def changed(model: Any) -> dict[str, torch.Tensor]:
         for name, tensor in model.state_dict().items()
         if name != "lm_head.weight"  # tied
     }
-
-
-def test_sync_takes_over_weights(tiny_qwen3: Any) -> None:
-    engine, requests, ids = engine_of(tiny_qwen3), ragged(4), (4, 8, 15)
-    before, weights = engine.generate(requests, PLAIN), changed(tiny_qwen3)
-    engine.sync(iter(weights.items()), 7)
-    after = engine.generate(requests, PLAIN)
-    assert engine.policy_version == 7 and {c.policy_version for c in after} == {7}
-    assert {c.policy_version for c in before} == {0}
-    assert ids_of(before) != ids_of(after)
-
-    import copy
-
-    other = copy.deepcopy(tiny_qwen3)
-    other.load_state_dict(weights, strict=False)
-    torch.testing.assert_close(torch.tensor(engine.score(ids)), full_logprobs(other, ids))
-    engine.sync(tiny_qwen3.state_dict().items(), 8)
-    assert ids_of(engine.generate(requests, PLAIN)) == ids_of(before)
-
-
-def test_sync_rejects_what_does_not_match(tiny_qwen3: Any) -> None:
-    engine, weights = engine_of(tiny_qwen3), changed(tiny_qwen3)
-    with pytest.raises(RunError, match=r"no 'model\.norm\.weigth'; near: model\.norm\.weight"):
-        engine.sync([("model.norm.weigth", torch.ones(32))], 1)
-    with pytest.raises(RunError, match=r"is \[3\]; allowed: \[32\]"):
-        engine.sync([("model.norm.weight", torch.ones(3))], 1)
-    del weights["model.norm.weight"]
-    with pytest.raises(RunError, match=r"1 weights were not given: model\.norm\.weight"):
-        engine.sync(weights.items(), 1)
-    assert engine.policy_version == 0
 
 
 def test_the_engine_leaves_the_trainers_model_alone(tiny_qwen3: Any) -> None:
@@ -202,14 +111,6 @@ def test_low_precision_logprobs_are_near(tiny_qwen3: Any, dtype: str) -> None:
     for asked, completion in zip(requests, engine_of(tiny_qwen3, dtype=dtype).generate(requests, PLAIN), strict=True):
         expected = full_logprobs(tiny_qwen3, asked.prompt_ids + completion.token_ids)[len(asked.prompt_ids) - 1 :]
         assert (torch.tensor(completion.logprobs) - expected).abs().mean() < 0.5
-
-
-def test_logits_that_are_not_finite_stop_the_run(tiny_qwen3: Any) -> None:
-    engine = engine_of(tiny_qwen3)
-    weights = tiny_qwen3.state_dict() | {"model.norm.weight": torch.full((32,), torch.nan)}
-    engine.sync(weights.items(), 3)
-    with pytest.raises(RunError, match=r"not finite \(policy version 3\)"):
-        engine.generate(ragged(2), PLAIN)
 
 
 def test_settings_are_checked(tiny_qwen3: Any) -> None:
