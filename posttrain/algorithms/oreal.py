@@ -39,8 +39,8 @@ def oreal(
 
     The authors' code: shaping "leave_one_out", kl_anchor "reference", aggregation "token_mean" (over the tokens of the
     solved, of the unsolved, and of all rollouts). They freeze the policy for 10 steps (`critic.warmup_steps: 10`). With
-    one update per rollout phase the KL to the policy before the update has no gradient, and nothing bounds the pull away
-    from unsolved rollouts: small models collapsed to empty completions; kl_anchor "reference" holds them.
+    one update per rollout phase the KL to the policy before the update has no gradient, and nothing bounds the pull
+    away from unsolved rollouts: a tiny model was seen to collapse to empty completions. Anchor "reference" has one.
     """
 
     def policy(outcome: str, name: str) -> PolicyTerm:

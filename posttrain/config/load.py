@@ -167,11 +167,11 @@ def _algorithm(recipe: Recipe) -> tuple[combinations.Algorithm | None, list[Mist
 def _of_one_setting(text: str, settings: Mapping[str, Any]) -> Mistake:
     """An algorithm's complaint, at the setting that it is about where it is about one: "beta is 2.0; allowed: ..."."""
     for key, value in settings.items():
-        for written in (str(value), repr(value)):
-            rest = text.removeprefix(f"{key} is {written}; allowed: ")
-            if rest != text:
-                shown = catalog.show(list(value) if isinstance(value, tuple) else value)
-                return Mistake(("algorithm", key), f"{shown} is not allowed; allowed: {rest}")
+        for written in ("set", str(value), repr(value)):
+            rest = text.removeprefix(f"{key} is {written}")
+            if rest != text and rest.startswith(("; allowed: ", ", which ", ", but ")):
+                shown = "set" if written == "set" else catalog.show(value)
+                return Mistake(("algorithm", key), shown + " is not allowed" * rest.startswith(";") + rest)
     return Mistake(("algorithm",), text)
 
 

@@ -63,6 +63,12 @@ def test_what_the_base_gives_and_nothing_reads_is_an_error_that_says_how_to_drop
     assert "write `rewards: null` in child.yaml to drop what it inherits" in str(error.value)
 
 
+def test_one_setting_of_a_section_is_dropped_alone(child):
+    with pytest.raises(RecipeError) as error:
+        load_recipe(child("algorithm: sft\nrewards: null\nenvironment: null\n"))
+    assert "write `rollout: {group_size: null}` in child.yaml" in str(error.value)
+
+
 def test_every_value_has_the_file_and_line_where_it_is_written(child):
     child("training: {learning_rate: 2e-5}\nseed: 4\n", name="middle.yaml")
     loaded = load_recipe(child("\nseed: 5\n", base="middle.yaml"), ["training.max_grad_norm=2"])

@@ -47,6 +47,12 @@ def test_plain_text_becomes_a_conversation_where_the_recipe_says_so(tmp_path: Pa
     assert example.outcomes == (Outcome(said(""), 0.0),)
 
 
+def test_a_run_without_rollouts_is_no_source(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("seed: 0\n")
+    with pytest.raises(DataError, match="this run left no rollouts to read; allowed: "):
+        load_source(SourceSettings(path=str(tmp_path)), "trajectories")
+
+
 @pytest.mark.parametrize("place", ["", "rollouts"])
 def test_the_rollouts_of_a_run_are_a_source(tmp_path: Path, place: str) -> None:
     folder = tmp_path / "run" / "rollouts"
