@@ -7,7 +7,9 @@ signal's number where a signal stopped it. Heavy packages are imported by the co
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import astuple
 from enum import StrEnum
 from pathlib import Path
@@ -129,32 +131,30 @@ def list_members(
     parity: Annotated[bool, typer.Option("--parity", help="Algorithms: gradients next to those of peers.")] = False,
 ) -> None:
     """List what recipes can name; algorithms with family, data, and the parts of their terms."""
-    from rich.console import Console
-    from rich.table import Table
+    from posttrain import table
 
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    optional: Sequence[str] = ()
     if parity and kind is not Kind.ALGORITHMS:
         raise UserError(f"--parity compares algorithms with peers, and {kind} have none; allowed: list algorithms")
     if kind is Kind.ALGORITHMS:
         from posttrain.algorithms import overview
 
-        table = Table(*(overview.PARITY_HEADER if parity else overview.HEADER), box=None, pad_edge=False)
-        for row in overview.parity() if parity else map(astuple, overview.rows()):
-            table.add_row(*row)
+        header = overview.PARITY_HEADER if parity else overview.HEADER
+        rows = overview.parity() if parity else [astuple(row) for row in overview.rows()]
+        optional = () if parity else ("likelihood", "mask", "denominator", "advantage")
     elif kind is Kind.PARTS:
-        from rich.markup import escape
-
         from posttrain.estimator.assemble import overview as parts
 
-        table = Table("role", "name", "constants", "what it is", box=None, pad_edge=False)
-        for line in parts():
-            table.add_row(*map(escape, line))
+        header, rows, optional = ("role", "name", "constants", "what it is"), list(parts()), ("constants",)
     else:
         from posttrain import catalog
 
-        table = Table("name", "what it is", box=None, pad_edge=False)
-        for member in catalog.members("eval" if kind is Kind.BENCHMARKS else kind):
-            table.add_row(member.name, member.summary)
-    Console(width=None if sys.stdout.isatty() else 280).print(table)
+        members = catalog.members("eval" if kind is Kind.BENCHMARKS else kind)
+        header, rows = ("name", "what it is"), [(member.name, member.summary) for member in members]
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    print(table.render(header, rows, width, optional))
 
 
 @app.command()

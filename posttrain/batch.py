@@ -122,7 +122,8 @@ class TokenBatch:
     ) -> TokenBatch:
         """The batch of `sequences`, in their order, without the current policy's logprobs.
 
-        Recorded logprobs and values are set where at least one sequence has them; the others' tokens hold 0.
+        Recorded logprobs and values are set where at least one sequence has them; the others' tokens hold 0. Without any
+        sequence, as on a rank that has no share of a step, they are set and empty.
         """
         lengths = torch.tensor([s.num_actions for s in sequences], dtype=torch.long)
         return cls(
@@ -214,9 +215,9 @@ _PER_TOKEN = {
 
 
 def _recorded(sequences: Sequence[TokenSequence], name: str, dtype: torch.dtype) -> Tensor | None:
-    """The recorded numbers `name` [A], 0 where a sequence has none; None where no sequence has any."""
+    """The recorded numbers `name` [A], 0 where a sequence has none; None where there are sequences, and none has any."""
     recorded: list[tuple[float, ...] | None] = [getattr(s, name) for s in sequences]
-    if all(values is None for values in recorded):
+    if recorded and all(values is None for values in recorded):
         return None
     filled = (values or (0.0,) * s.num_actions for values, s in zip(recorded, sequences, strict=True))
     return torch.tensor([value for values in filled for value in values], dtype=dtype)

@@ -133,6 +133,21 @@ def test_list(posttrain: Command, kind: str) -> None:
     assert expected[kind] in printed
 
 
+@pytest.mark.parametrize("columns", [80, 120, 200])
+@pytest.mark.parametrize("kind", ["algorithms", "parts"])
+def test_lists_fit_the_terminal_and_cut_no_word(
+    posttrain: Command, monkeypatch: pytest.MonkeyPatch, kind: str, columns: int
+) -> None:
+    whole = set(posttrain("list", kind)[1].split())
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    printed = posttrain("list", kind)[1]
+    table, _, note = printed.partition("\n\n")
+    assert max(map(len, printed.splitlines())) <= columns
+    assert set(table.split()) <= whole
+    assert ("likelihood" in note) == (kind == "algorithms" and columns < 200)
+
+
 def test_explain_an_algorithm_and_a_recipe(
     posttrain: Command, tiny_recipe: dict[str, Any], write_recipe: Callable[..., Path]
 ) -> None:

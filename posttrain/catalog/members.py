@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from posttrain.catalog.paths import NOT_RECIPES, NOUNS, kind_folders
@@ -25,8 +26,8 @@ def members(kind: str) -> list[Member]:
     """All members of `kind` by name.
 
     A Python file is one where it defines a function or class named as its stem. A recipe is a .yaml file, in the
-    folder or below it; its name is its path there without the suffix ("tiny/grpo"), its summary the first line of its
-    header. UserError: a plug-in is not valid Python.
+    folder or below it; its name is its path there without the suffix ("tiny/grpo"), its summary the sentences
+    on the first line of its header. UserError: a plug-in is not valid Python.
     """
     found: dict[str, Member] = {}
     for folder in kind_folders(kind):
@@ -81,8 +82,15 @@ def _is_recipe_name(name: str) -> bool:
 
 def _read_recipe(path: Path, folder: Path) -> Member:
     lines = path.read_text(encoding="utf-8").splitlines()
-    header = next((line.lstrip("# ").strip() for line in lines if line.startswith("#") and line.strip("# ")), "")
-    return Member(path.relative_to(folder).with_suffix("").as_posix(), header, path)
+    said = [line for line in lines if line.startswith("#") and line.strip("# ")]
+    prose = [line.strip("# ") for line in takewhile(lambda line: not line.startswith("#  "), said)]
+    return Member(path.relative_to(folder).with_suffix("").as_posix(), _whole_sentences(prose), path)
+
+
+def _whole_sentences(lines: list[str]) -> str:
+    """The sentences that end on the first line; where none does, the first one."""
+    first = re.match(r".*[.!?](?=\s|$)", lines[0]) if lines else None
+    return first.group() if first else _first_sentence(" ".join(lines))
 
 
 def _read_module(path: Path) -> Member | None:

@@ -72,6 +72,11 @@ class Plan(Protocol):
         ...
 
     @property
+    def reference_samples(self) -> int:
+        """Rollouts of the reference for each prompt."""
+        ...
+
+    @property
     def reference_decay(self) -> float:
         """How fast the reference follows the policy; 0: it is frozen."""
         ...
@@ -234,6 +239,12 @@ def _reference(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
             f"algorithm {algorithm.name!r} lets the reference follow the policy, but with lora the reference is the "
             "model without its adapter; allowed: leave lora out, or set algorithm.eta to 0",
         )
+    if "reference_rollouts" in algorithm.needs and not algorithm.plan.reference_samples:
+        yield Mistake(
+            ("algorithm",),
+            f"{algorithm.name!r} measures rollouts against the reference's, and the reference plays none; "
+            "allowed: an algorithm whose plan has them, such as bond or j_bond",
+        )
 
 
 def _unrewarded(_: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
@@ -302,6 +313,20 @@ def _mismatched(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
             f"1 is not allowed: algorithm {algorithm.name!r} joins each prompt of a step with the completion of "
             "another; allowed: at least 2",
         )
+    if algorithm.plan.mismatched and any(getattr(term, "couples", "") == "pair" for term in algorithm.terms):
+        text = f"{algorithm.name!r} reads preferences as pairs and as single completions; allowed: prospect_value with "
+        yield Mistake(("algorithm",), text + "`anchored: false`, or in an algorithm without terms that compare two")
+
+
+def _balanced(_: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
+    names = {term.name for term in algorithm.terms}
+    for term in algorithm.terms:
+        weight = term.describe().get("weight")
+        wanted = [getattr(weight, role, None) for role in ("imitation", "policy")]
+        missing = [name for name in wanted if name is not None and name not in names]
+        if missing:
+            text = f"entropy_balance compares the terms {wanted[0]!r} and {wanted[1]!r}, and there is no {missing[0]!r}"
+            yield Mistake(("algorithm",), f"{text}; allowed: `imitation` and `policy` among {', '.join(sorted(names))}")
 
 
 def _training(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
@@ -386,6 +411,7 @@ RULES: tuple[Callable[[Recipe, Algorithm], Iterator[Mistake]], ...] = (
     _groups,
     _paired,
     _mismatched,
+    _balanced,
     _training,
     _critic,
     _teacher,

@@ -32,8 +32,8 @@ class _Anchor:
 
     @property
     def needs(self) -> frozenset[str]:
-        """The wrapped advantage's, and rewards."""
-        return self.advantage.needs | {"rewards"}
+        """The wrapped advantage's, and rewards of the reference's rollouts."""
+        return self.advantage.needs | {"rewards", "reference_rollouts"}
 
     def _of(self, batch: TokenBatch, reward: Callable[[Levels], Tensor]) -> Tensor:
         """`advantage` of the rewards [S] that follow from the standing among the reference's samples."""
@@ -110,7 +110,7 @@ class BelowAnchors(_Anchor):
 class Anchored:
     """Rollouts of prompts with a graded sample of the reference: the others have nothing to be measured against."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"rewards"})
+    needs: ClassVar[frozenset[str]] = frozenset({"rewards", "reference_rollouts"})
     formula: ClassVar[str] = "1[the prompt has a graded reference sample]"
 
     def __call__(self, batch: TokenBatch) -> Tensor:

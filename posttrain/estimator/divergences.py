@@ -64,8 +64,11 @@ class TargetDivergence:
         log_target = batch.sequence_sum(field(batch, "reference_logprobs")) + batch.reward / self.beta
         log_importance = torch.where(weight > 0, log_target - log_policy, torch.zeros_like(log_target))
         total = batch.group_sum(weight).clamp(min=torch.finfo(weight.dtype).tiny)
-        highest = log_importance.max() if log_importance.numel() else log_importance.sum()
-        log_z = highest + torch.log(batch.group_sum(weight * torch.exp(log_importance - highest)) / total)
+        counted = torch.where(weight > 0, log_importance, -torch.inf)
+        highest = torch.full_like(total, -torch.inf).scatter_reduce(0, batch.group_index, counted, "amax")
+        highest = torch.where(highest.isfinite(), highest, torch.zeros_like(highest))  # nothing graded in the group
+        shares = weight * torch.exp(log_importance - highest[batch.group_index])
+        log_z = highest + torch.log(batch.group_sum(shares) / total)
         log_ratio = (log_z[batch.group_index] - log_importance).clamp(-_LARGEST, _LARGEST)
         pseudo_reward = PSEUDO_REWARDS[self.divergence](log_ratio)
         mean = batch.group_sum(weight * pseudo_reward) / total

@@ -1,7 +1,7 @@
 """The protocols of the interchangeable parts of a term, and how a recipe names them.
 
 A part is a frozen dataclass: its fields are its constants, `formula` is what `explain` prints, `needs` names what a
-batch must hold for it (fields of `TokenBatch`, or "reference_logprobs", "rewards", "groups"). A recipe writes the
+batch must hold for it (fields of `TokenBatch`, or "rewards", "groups", "reference_rollouts"). A recipe writes the
 snake-case name of the class.
 """
 

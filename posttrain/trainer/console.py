@@ -58,6 +58,12 @@ class Console:
 def _figures(metrics: Mapping[str, float]) -> list[str]:
     forms = {"pass_rate": "pass rate {:.1%}", "reward_mean": "reward {:.3f}"}
     if "pass_rate" not in metrics:
-        forms |= {name: "nll {:.3f}" for name in metrics if name.endswith("/nll")}
+        losses = [name for name in metrics if name.endswith("/nll")]
+        forms |= {name: "nll {:.3f}" if len(losses) == 1 else f"{_term(name)} nll {{:.3f}}" for name in losses}
     forms |= {"grad_norm": "grad norm {:.3g}", "tokens_per_second": "{:,.0f} tokens/s", "step_seconds": "{:.2f} s/step"}
     return [form.format(metrics[name]) for name, form in forms.items() if name in metrics]
+
+
+def _term(name: str) -> str:
+    """The term of a figure "term/figure", for a format string."""
+    return name.rpartition("/")[0].replace("{", "{{").replace("}", "}}")

@@ -49,7 +49,7 @@ class Updater:
     def __call__(self, sequences: Sequence[TokenSequence], step: int = 0) -> dict[str, float]:
         """One step on this rank's `sequences`, after `step` steps of the run; returns its metrics.
 
-        A gradient with inf or nan leaves policy, optimiser and schedule as they were: `skipped` is 1.
+        A gradient with inf or nan leaves policy, optimiser, schedule and memory as they were: `skipped` is 1.
         """
         own = TokenBatch.from_sequences(sequences, self._dtype, step, self.memory)
         batch = self.algorithm.prepare(own, partial(add_over_ranks, self.accelerator))
@@ -77,7 +77,8 @@ class Updater:
             "update_tokens": sum(s.num_tokens for s in kept),
         }
         found_means = self._means(found)
-        self.memory = self.algorithm.remember(self.memory, found_means)
+        if not metrics["skipped"]:  # what such a step measured may be nan, and would stay so
+            self.memory = self.algorithm.remember(self.memory, found_means)
         return metrics | found_means
 
     @property

@@ -19,11 +19,12 @@ HEADER = """# Science
 
 Small seeded studies that show the direction of each paper's main claim with a tiny model on two CPU cores. They are
 checks of direction, not replications: models of 0.3 million parameters, words of a few letters, minutes of training.
-Settings were chosen on other seeds and other held-out items than those reported. A cell is the mean over seeds with its
-95 % interval (Student's t over seeds; a share's is cut at 0 and 1); differences are paired by seed, and divergences are
-compared by their ratio. Seconds are wall time of one thread, on cores shared with other work. *seen*: `holds` where the
-interval of the difference lies on the claimed side of zero (of the ratio, of one), `does not hold` where it lies on the
-other, else `not separable at this scale`. Written by `scripts/science all --markdown SCIENCE.md`.
+Settings were chosen on other seeds and other held-out items than those reported, except where a note says otherwise. A
+cell is the mean over seeds with its 95 % interval (Student's t over seeds; a share's is cut at 0 and 1); differences
+are paired by seed, and divergences are compared by their ratio. Seconds are wall time of one thread on shared cores.
+*seen*: `holds` where the interval of the difference lies on the claimed side of zero (of the ratio, of one),
+`does not hold` where it lies on the other, else `not separable at this scale`. Written by `scripts/science STUDY
+--markdown SCIENCE.md`.
 """
 
 
@@ -121,7 +122,7 @@ def _cell(mean: Mean, how: str) -> str:
 def _difference(claim: Claim, mean: Mean, how: str) -> str:
     if not claim.ratio:
         return _cell(mean, how)
-    return f"x {_cell(Mean(*map(math.exp, (mean.value, mean.low, mean.high)), mean.n), '.2g')}"
+    return f"x {_cell(Mean(*map(math.exp, (mean.value, mean.low, mean.high)), mean.n), '.3g')}"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

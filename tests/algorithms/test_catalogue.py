@@ -53,7 +53,8 @@ def test_explained(name: str) -> None:
         assert term.name in as_text(algorithm)
         for part in term.describe().values():
             assert part.formula
-            assert part.needs <= {"rewards", "groups", "memory", "values", "old_values", "divergence", *LOGPROBS}
+            fields = {"memory", "values", "old_values", "divergence", *LOGPROBS}
+            assert part.needs <= {"rewards", "groups", "reference_rollouts", *fields}
     assert as_dict(algorithm)["algorithm"] == name
     assert as_latex(algorithm).count("&=") == len(algorithm.terms)
 

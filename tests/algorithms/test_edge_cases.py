@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from posttrain import catalog
 from posttrain.algorithms import load
+from posttrain.batch import TokenBatch
 from posttrain.estimator import Source
 
 
@@ -60,6 +62,14 @@ def test_an_ungraded_rollout_is_as_if_it_were_not_there(world: Any, gradient: An
         without = type(here)(here.theta, kept)
         ours, expected = (gradient(load(name)(w.batch()).loss, here.theta) for w in (here, without))
         torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", [m.name for m in catalog.members("algorithms") if m.name != "terms"])
+def test_a_rank_without_a_sequence_takes_part(name: str) -> None:
+    algorithm, empty = load(name), TokenBatch.from_sequences([], step=0)
+    prepared = algorithm.prepare(empty)
+    assert not algorithm.active(prepared).any()
+    assert not algorithm.counts(prepared).any()
 
 
 def test_hpt_says_nothing_about_a_prompt_without_a_graded_rollout(row_type: Any, world_of: Any, gradient: Any) -> None:

@@ -54,3 +54,25 @@ def test_ungraded_groups_have_no_gradient_and_no_nan() -> None:
     load("f_dpg")(batch).loss.backward()
     assert logprobs.grad is not None
     assert torch.equal(logprobs.grad != 0, torch.tensor([False, False, False, False, True, True]))
+
+
+@pytest.mark.parametrize("gap", [30.0, 200.0])
+def test_a_prompt_far_below_another_in_the_batch_keeps_its_gradient(gap: float) -> None:
+    """Z is the prompt's own, in float32 too, wherever the other prompts lie."""
+    near = [(0.0, -1.0), (0.0, -2.0)]
+    far = [(gap, -1.0), (gap, -3.0)]
+
+    def advantages(groups: list[list[tuple[float, float]]]) -> list[float]:
+        members = [(g, reward, old) for g, group in enumerate(groups) for reward, old in group]
+        sequences = [
+            TokenSequence(
+                (0, 1), (False, True), Source.ROLLOUTS, g, reward=reward, old_logprobs=(old,), reference_logprobs=(-1.5,)
+            )
+            for g, reward, old in members
+        ]
+        prepared = load("f_dpg", beta=1.0).prepare(TokenBatch.from_sequences(sequences))
+        assert prepared.advantages is not None
+        found: list[float] = prepared.advantages[0].tolist()
+        return found
+
+    assert advantages([near, far])[:2] == pytest.approx(advantages([near]), rel=1e-4)

@@ -9,6 +9,7 @@ from posttrain import catalog
 from posttrain.algorithms import load, overview
 from posttrain.algorithms.overview import FAMILIES, family, markdown, rows
 from posttrain.errors import UnknownNameError
+from posttrain.estimator.objective import as_text
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -66,6 +67,11 @@ def test_a_row_says_what_data_and_which_models_it_takes() -> None:
     assert by_name["distill"].needs == "teacher"
     assert (by_name["dpo"].data, by_name["dpo"].needs) == ("preferences", "reference")
     assert by_name["online_dpo"].data == "paired rollouts"
+
+
+def test_explain_calls_the_data_what_the_table_calls_it() -> None:
+    assert "over        paired rollouts" in as_text(load("online_dpo"))
+    assert as_text(load("bond")).count("over        reference rollouts") == 2
 
 
 def test_parity_is_a_table_of_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,6 +164,21 @@ def test_recipe_path_takes_a_file_or_a_stem(plugins, tmp_path, monkeypatch):
         catalog.recipe_path(tmp_path / "recipes")
 
 
+@pytest.mark.parametrize(
+    ("header", "summary"),
+    [
+        ("# Dr. GRPO on sums.\n#   posttrain train x\n", "Dr. GRPO on sums."),
+        ("# One. Where all\n# fail, two.\n", "One."),
+        ("# A sentence over two\n# lines. Another.\n", "A sentence over two lines."),
+        ("# A title\n#   posttrain train x\n# Cost: none.\n", "A title"),
+        ("model: x\n", ""),
+    ],
+)
+def test_a_recipes_summary_is_whole_sentences(plugins, header, summary):
+    plugins("recipes/mine.yaml", header)
+    assert [m.summary for m in catalog.members("recipes") if m.name == "mine"] == [summary]
+
+
 def test_recipes_in_folders_are_named_by_their_way_down(plugins, tmp_path, monkeypatch):
     path = plugins("recipes/small/sums.yaml", "# Sums.\nmodel: x\n")
     plugins("recipes/launch/two_cpus.yaml", "# accelerate's\nnum_processes: 2\n")

@@ -30,11 +30,26 @@ prompts: rows.jsonl
 PPO = GRPO.replace("grpo", "ppo")
 
 PAIRS = "algorithm={terms: [{source: rollouts, advantage: pair_difference}]}"
+PROSPECTS = (
+    "algorithm={terms: [{source: preferences, term: a, advantage: prospect_value}, "
+    "{source: preferences, term: b, advantage: pair_preference}]}"
+)
 
 IMPOSSIBLE = [
     (GRPO, PAIRS, "algorithm: a term over rollouts compares two of them, and nothing pairs them"),
     (PPO, "critic.warmup_steps=100", "critic.warmup_steps: 100 is not allowed: training.steps is 100"),
     (GRPO, "algorithm={terms: [{source: rollouts, advantage: gae}]}", "algorithm: 'terms' reads a critic's old_values"),
+    (
+        GRPO,
+        "algorithm={terms: [{source: rollouts, advantage: {name: batch_centred, advantage: quantile}}]}",
+        "algorithm: 'terms' measures rollouts against the reference's, and the reference plays none; allowed:",
+    ),
+    (
+        GRPO,
+        "algorithm={terms: [{source: rollouts, advantage: reward, weight: entropy_balance}]}",
+        "algorithm: entropy_balance compares the terms 'imitation' and 'policy', and there is no 'imitation'; allowed:",
+    ),
+    (KTO, PROSPECTS, "algorithm: 'terms' reads preferences as pairs and as single completions; allowed: prospect_value"),
     (PPO, "critic.path=a/b/c", "critic.path: 'a/b/c' does not exist"),
     (KTO, "training.prompts_per_step=1", "training.prompts_per_step: 1 is not allowed: algorithm 'kto' joins each"),
     (HYPO, "prompts=[]", "prompts: missing: algorithm 'hypo' samples rollouts"),

@@ -79,6 +79,24 @@ def test_the_reference_plays_beside_the_policy(
     assert len(set(texts)) == len(texts), "at the start both have the same weights, but not the same draws"
 
 
+def test_the_references_sampler_frees_the_device_too(
+    recipe: dict[str, Any], write_recipe: WriteRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExitStack() as stack:
+        loop = _built(write_recipe(recipe), tmp_path, stack)
+        released: list[Any] = []
+        engines = [loop.engine, loop.anchor.collector.engine]
+        for engine in engines:
+            monkeypatch.setattr(engine, "release", lambda engine=engine: released.append(engine))
+        loop._release()
+        assert released == engines
+        released.clear()
+        monkeypatch.setattr(loop, "evaluate", dict)
+        monkeypatch.setattr(type(loop.accelerator), "is_main_process", False)
+        loop._evaluate(None, None)
+        assert released[:1] == [loop.engine], "a rank that does not evaluate has woken its sampler all the same"
+
+
 def test_a_moving_reference_is_the_average(recipe: dict[str, Any], write_recipe: WriteRecipe, tmp_path: Path) -> None:
     recipe["training"]["steps"] = 3
     path = write_recipe(recipe)

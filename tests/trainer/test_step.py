@@ -102,3 +102,19 @@ def test_a_gradient_that_is_not_finite_skips_the_step(tiny_recipe: dict[str, Any
     torch.testing.assert_close(_parameters(updater), before, rtol=0, atol=0)
     assert updater(_sequences(num_groups=3, seed=0))["skipped"] == 0
     assert (_parameters(updater) - before).abs().max() > 1e-4
+
+
+def test_a_skipped_step_is_not_remembered(tiny_recipe: dict[str, Any]) -> None:
+    updater = _updater(tiny_recipe, "red", 64)
+    updater(_sequences(num_groups=3, seed=0))
+    before = dict(updater.memory)
+    assert before
+    weights = next(updater.policy.parameters())
+    good = weights.detach().clone()
+    with torch.no_grad():
+        weights.fill_(float("nan"))
+    assert updater(_sequences(num_groups=3, seed=0))["skipped"] == 1
+    assert updater.memory == before
+    with torch.no_grad():
+        weights.copy_(good)
+    assert updater(_sequences(num_groups=3, seed=0))["skipped"] == 0
