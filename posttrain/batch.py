@@ -122,8 +122,8 @@ class TokenBatch:
     ) -> TokenBatch:
         """The batch of `sequences`, in their order, without the current policy's logprobs.
 
-        Recorded logprobs and values are set where at least one sequence has them; the others' tokens hold 0. Without any
-        sequence, as on a rank that has no share of a step, they are set and empty.
+        Recorded logprobs and values are set where at least one sequence has them; the others' tokens hold 0. On a rank
+        without a share of a step, which has no sequence, they are set and empty.
         """
         lengths = torch.tensor([s.num_actions for s in sequences], dtype=torch.long)
         return cls(
@@ -215,7 +215,7 @@ _PER_TOKEN = {
 
 
 def _recorded(sequences: Sequence[TokenSequence], name: str, dtype: torch.dtype) -> Tensor | None:
-    """The recorded numbers `name` [A], 0 where a sequence has none; None where there are sequences, and none has any."""
+    """The recorded numbers `name` [A], 0 where a sequence has none; None where there are sequences but no number."""
     recorded: list[tuple[float, ...] | None] = [getattr(s, name) for s in sequences]
     if recorded and all(values is None for values in recorded):
         return None

@@ -47,9 +47,7 @@ def add_lora(model: Any, settings: LoraSettings, seed: int) -> None:
             torch.default_generator.manual_seed(seed)
             get_peft_model(model, config)
     except ValueError as error:
-        linear = sorted(
-            {name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, nn.Linear)}
-        )
+        linear = sorted({name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, nn.Linear)})
         raise RecipeError(
             f"lora.target_modules: {targets} cannot be adapted: {str(error).splitlines()[0]}; "
             f"allowed: all-linear, or names among {', '.join(linear)}"

@@ -209,9 +209,11 @@ class Loop:
             self.canary.check(self.engine, self.updater.policy, self.accelerator)
 
     def _release(self) -> None:
-        """Let the sampler free the device for the update, as far as the recipe asks it to."""
-        if self.engine is not None:
-            self.engine.release()
+        """Let the samplers free the device for the update, as far as the recipe asks them to."""
+        second = None if self.anchor is None else self.anchor.collector
+        for engine in (self.engine, None if second is None else second.engine):
+            if engine is not None:
+                engine.release()
 
     def _scored(self, sequences: Sequence[TokenSequence], num_steps: int) -> list[TokenSequence]:
         """Old logprobs where the policy will change within the window or advantages read them; reference logprobs.
@@ -236,13 +238,13 @@ class Loop:
         self._sync()
         if self.accelerator.is_main_process:
             result = {"step": self.step} | self.evaluate()
-            self._release()
             tracker.evaluation(result)
             low, high = result["interval"]
             console.say(
                 f"step {self.step}: {result['benchmark']} pass rate {result['pass_rate']:.1%} [{low:.1%}, {high:.1%}], "
                 f"n = {result['n']}, {result['num_ungraded']} ungraded, {result['num_truncated']} truncated"
             )
+        self._release()
         self.accelerator.wait_for_everyone()
 
     def _count_skipped(self, skipped: float) -> None:

@@ -66,7 +66,13 @@ def test_a_prompt_far_below_another_in_the_batch_keeps_its_gradient(gap: float) 
         members = [(g, reward, old) for g, group in enumerate(groups) for reward, old in group]
         sequences = [
             TokenSequence(
-                (0, 1), (False, True), Source.ROLLOUTS, g, reward=reward, old_logprobs=(old,), reference_logprobs=(-1.5,)
+                (0, 1),
+                (False, True),
+                Source.ROLLOUTS,
+                g,
+                reward=reward,
+                old_logprobs=(old,),
+                reference_logprobs=(-1.5,),
             )
             for g, reward, old in members
         ]

@@ -49,7 +49,11 @@ IMPOSSIBLE = [
         "algorithm={terms: [{source: rollouts, advantage: reward, weight: entropy_balance}]}",
         "algorithm: entropy_balance compares the terms 'imitation' and 'policy', and there is no 'imitation'; allowed:",
     ),
-    (KTO, PROSPECTS, "algorithm: 'terms' reads preferences as pairs and as single completions; allowed: prospect_value"),
+    (
+        KTO,
+        PROSPECTS,
+        "algorithm: 'terms' reads preferences as pairs and as single completions; allowed: prospect_value",
+    ),
     (PPO, "critic.path=a/b/c", "critic.path: 'a/b/c' does not exist"),
     (KTO, "training.prompts_per_step=1", "training.prompts_per_step: 1 is not allowed: algorithm 'kto' joins each"),
     (HYPO, "prompts=[]", "prompts: missing: algorithm 'hypo' samples rollouts"),

@@ -16,6 +16,6 @@ from posttrain.trainer.console import Console
     ],
 )
 def test_a_step(metrics: dict[str, float], line: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with Console(1) as console:
+    with Console(0, 1) as console:
         console.step(1, metrics)
     assert line in capsys.readouterr().out
