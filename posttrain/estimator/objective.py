@@ -117,22 +117,22 @@ def _constants(part: Part) -> dict[str, Any]:
 
 
 _LATEX = [
-    (r"1\[", r"\\mathbb{1}["),
-    (r"\bsum_(\w+)", r"\\sum_{\1}"),
-    (r"\bmean_group R", r"\\operatorname{mean}_{\\text{group}} R"),
-    (r"\bmax_group R", r"\\max_{\\text{group}} R"),
-    (r"\bmin_group R", r"\\min_{\\text{group}} R"),
-    (r"\bstd_group R", r"\\operatorname{std}_{\\text{group}} R"),
-    (r"\bnum_solved\b", r"n_{\\text{solved}}"),
-    (r"\bN_(\w+)", r"N_{\\text{\1}}"),
-    (r"\bsg\(", r"\\operatorname{sg}("),
-    (r"\bsigma\(", r"\\sigma("),
+    (r"\b1\[", r"\\mathbb{1}["),
+    (r"\bnum_(\w+)", r"n_\1"),
+    (r"\bsolved_i\b", r"\\text{solved}_i"),
+    (r"\b(sum|prod)_(\w)\b", r"\1_{\2}"),
     (r"\bgrad\b", r"\\nabla"),
-    (r"\bpi_(\w+)", r"\\pi_{\\text{\1}}"),
-    (r"\bpi\b", r"\\pi"),
-    (r"\blog\b", r"\\log"),
+    (r"(?<![\\\w])(pi|sigma|delta|gamma|lambda|theta|mu|tau|rho|log|exp|min|max|sum|prod)(?![A-Za-z])", r"\\\1"),
+    (r"(?<![\\\w])(mean|std|var|sqrt|sg|clip|sign|odds|KL)(?=[_( ])", r"\\operatorname{\1}"),
+    (r"(?<=[\w}'])_([A-Za-z]{2,})\b", r"_{\\text{\1}}"),
+    (r"\^\(([^()]*)\)", r"^{\1}"),
     (r"<=", r"\\le "),
-    (r"\b(not|and|or)\b", r"\\text{ \1 }"),
+    (r">=", r"\\ge "),
+    (r"!=", r"\\ne "),
+    (r"-\+", r"\\mp "),
+    (r"->", r"\\to "),
+    (r"\|\|", r"\\| "),
+    (r"(?<![\\{\w'])([a-z]{2,}(?:'s)?(?: (?:[a-z]{2,}(?:'s)?|a)(?![\w(_}]))*)(?![\w(_}])", r"\\text{ \1 }"),
 ]
 
 

@@ -92,6 +92,7 @@ def measure(recipe: Recipe, num_steps: int) -> tuple[Noise, str]:
     }
     changes = {
         "training": recipe.training.model_copy(update=training),
+        "critic": recipe.critic.model_copy(update={"learning_rate": 0.0, "warmup_steps": 0}),
         "checkpoint": recipe.checkpoint.model_copy(update={"every_steps": 0}),
         "tracking": recipe.tracking.model_copy(update={"trackers": []}),
         "evaluation": None,

@@ -121,7 +121,8 @@ def test_every_part(part: Any) -> None:
     assert default == part()
     assert default.formula
     recorded = {"old_logprobs", "behavior_logprobs", "reference_logprobs", "old_values"}
-    assert default.needs <= {"rewards", "groups", "values", "divergence", "memory"} | recorded
+    known = {"rewards", "groups", "reference_rollouts", "values", "divergence", "memory"}
+    assert default.needs <= known | recorded
     assert part.__doc__
     with pytest.raises((FrozenInstanceError, TypeError)):
         default.something = 1

@@ -14,6 +14,8 @@ from posttrain.config import load_recipe
 from posttrain.errors import RecipeError
 from posttrain.trainer.noise import Band, Noise, bands, report
 
+OVERLONG = {"name": "overlong", "max_tokens": 4, "buffer_tokens": 4}
+
 
 def noise(*differences: list[float]) -> Noise:
     index = [row for row, values in enumerate(differences) for _ in values]
@@ -44,6 +46,11 @@ def test_a_recipe_is_run_with_learning_rate_0(tiny_recipe: dict[str, Any], write
     assert text.startswith("Learning rate 0 for 2 steps: 32 sequences, ")
     assert "sampler: transformers, float32; trainer: float32" in text
     assert "clip band of ratios 0.8 to 1.2: 0.000% of the tokens are outside by noise alone" in text
+
+
+def test_a_critic_rests_too(tiny_recipe: dict[str, Any], write_recipe: Callable[..., Path]) -> None:
+    tiny_recipe |= {"algorithm": {"name": "ppo"}, "rewards": [OVERLONG]}
+    assert report(load_recipe(write_recipe(tiny_recipe)).recipe, 2).startswith("Learning rate 0 for 2 steps: 32 seq")
 
 
 def test_a_recipe_without_rollouts_is_refused(tiny_recipe: dict[str, Any], write_recipe: Callable[..., Path]) -> None:

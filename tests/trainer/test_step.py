@@ -92,6 +92,15 @@ def test_a_step_without_a_gradient_is_still_a_step(tiny_recipe: dict[str, Any]) 
     torch.testing.assert_close(_parameters(updater), before, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("algorithm", ["rloo", "kto", "sft"])
+def test_a_step_without_a_sequence_changes_nothing(tiny_recipe: dict[str, Any], algorithm: str) -> None:
+    updater = _updater(tiny_recipe, algorithm, 64)
+    before = _parameters(updater)
+    metrics = updater([])
+    assert (metrics["num_sequences"], metrics["grad_norm"], metrics["skipped"]) == (0, 0, 0)
+    torch.testing.assert_close(_parameters(updater), before, rtol=0, atol=0)
+
+
 def test_a_gradient_that_is_not_finite_skips_the_step(tiny_recipe: dict[str, Any]) -> None:
     updater = _updater(tiny_recipe, "reinforce", 64)
     sequences = _sequences(num_groups=2, seed=0)
