@@ -196,7 +196,7 @@ def _unused_in_rollouts(recipe: Recipe, algorithm: Algorithm) -> dict[str, str]:
         return {}
     ungraded = f"nothing in algorithm {name!r} reads rewards of rollouts"
     unread = frozenset() if evaluates else GRADING
-    return dict.fromkeys(("rewards", *(f"rollout.{key}" for key in unread)), ungraded)
+    return dict.fromkeys(("rewards", "rollout.max_draws", *(f"rollout.{key}" for key in unread)), ungraded)
 
 
 def _data(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
@@ -270,6 +270,19 @@ def _rewards(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
     outcomes = [reward.name for reward in recipe.rewards if reward.outcome]
     if len(outcomes) > 1:
         yield Mistake(("rewards",), f"{' and '.join(outcomes)} are both `outcome: true`; allowed: at most one")
+
+
+def _redrawn(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
+    draws = recipe.rollout.max_draws
+    if draws == 1 or not algorithm.grades_rollouts:
+        return
+    if recipe.rollout.group_size == 1:
+        text = "a group of one rollout has one outcome, and every prompt would be drawn again"
+    elif "demonstrations" in algorithm.sources and not recipe.prompts:
+        text = f"algorithm {algorithm.name!r} imitates the prompts whose rollouts all fail, which would be drawn again"
+    else:
+        return
+    yield Mistake(("rollout", "max_draws"), f"{draws} is not allowed: {text}; allowed: 1")
 
 
 def _groups(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
@@ -409,6 +422,7 @@ RULES: tuple[Callable[[Recipe, Algorithm], Iterator[Mistake]], ...] = (
     _unrewarded,
     _rewards,
     _groups,
+    _redrawn,
     _paired,
     _mismatched,
     _balanced,

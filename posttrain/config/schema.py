@@ -144,8 +144,9 @@ class RolloutSettings(Closed):
 
     updates: optimiser steps made from one rollout phase (a window holds updates x prompts_per_step prompts).
     deadline_seconds, memory_bytes: what one reward call may use. max_failure_rate: share of ungraded trajectories in
-    a window above which the run stops. attempts: how often a failed trajectory is sampled. batch_tokens: tokens of
-    prompt and completion that the engine holds at once.
+    a window above which the run stops. max_draws: how often a step's prompts are drawn, those again whose rollouts all
+    get the same outcome (dynamic sampling; 1: once). attempts: how often a failed trajectory is sampled. batch_tokens:
+    tokens of prompt and completion that the engine holds at once.
 
     mode: where the sampler runs: colocated, in the trainer's process. memory_fraction: the share of the device's memory
     for vLLM's weights and cache (default: a cache of batch_tokens). max_model_len: vLLM's longest sequence (default:
@@ -167,6 +168,7 @@ class RolloutSettings(Closed):
     top_k: NonNegativeInt = 0
     max_tokens: PositiveInt = 512
     updates: PositiveInt = 1
+    max_draws: PositiveInt = 1
     batch_tokens: PositiveInt = 262_144
     attempts: PositiveInt = 2
     reward_workers: PositiveInt = 2

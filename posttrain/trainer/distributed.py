@@ -64,6 +64,16 @@ def add_over_ranks(accelerator: Any, values: Tensor) -> Tensor:
     return summed.to(values.device)
 
 
+def of_all_ranks(accelerator: Any, values: list[int]) -> list[int]:
+    """The values of every rank, together."""
+    if accelerator.num_processes == 1:
+        return values
+    from accelerate.utils import gather_object
+
+    gathered: list[int] = gather_object(values)
+    return gathered
+
+
 def largest_over_ranks(accelerator: Any, value: int) -> int:
     """The largest `value` of any rank."""
     if accelerator.num_processes == 1:

@@ -98,6 +98,7 @@ class Loop:
             "data": self.builder.state_dict(),
             "window_index": self.window_index,
             "num_cut_sequences": self.builder.num_cut,
+            "num_redrawn_groups": self.builder.num_redrawn,
             "num_skipped_steps": self.num_skipped_steps,
             "num_skipped_in_a_row": self.num_skipped_in_a_row,
             "elapsed_seconds": self.elapsed_seconds,
@@ -116,6 +117,7 @@ class Loop:
             self.anchor.load(checkpoint, self.step)
         self.window_index = state["window_index"]
         self.builder.num_cut = state["num_cut_sequences"]
+        self.builder.num_redrawn = state["num_redrawn_groups"]
         self.num_skipped_steps = state["num_skipped_steps"]
         self.num_skipped_in_a_row = state["num_skipped_in_a_row"]
         self.elapsed_seconds = state["elapsed_seconds"]
@@ -276,6 +278,9 @@ class Loop:
         sums = add_over_ranks(self.accelerator, torch.tensor(local, dtype=torch.float64)).tolist()
         groups, num, num_graded, truncated, reward, solved, tokens, failed = sums
         metrics = {"num_groups": groups}
+        if self.recipe.rollout.max_draws > 1:
+            redrawn = torch.tensor([self.builder.num_redrawn], dtype=torch.float64)
+            metrics["num_redrawn_groups"] = float(add_over_ranks(self.accelerator, redrawn))
         if self.updater.algorithm.grades_rollouts:
             metrics |= {"num_graded": num_graded, "num_ungraded": num - num_graded}
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from posttrain.rollout.engine import Engine, Sampling
 from posttrain.rollout.engines import check_engine, make_engine
 from posttrain.trainer.beside import anchor_of, check_models, copied_reference, critic_of, teacher_of
 from posttrain.trainer.canary import Canary, training_dtype
-from posttrain.trainer.distributed import gather_head, make_accelerator
+from posttrain.trainer.distributed import gather_head, make_accelerator, of_all_ranks
 from posttrain.trainer.inputs import Sources, check_columns, load_data, show_supervised
 from posttrain.trainer.loop import Loop
 from posttrain.trainer.optimizer import make_optimizer, make_schedule
@@ -96,6 +97,7 @@ def build(recipe: Recipe, output: Path, stack: ExitStack, say: Callable[[str], N
             *ranks,
             data.preferences,
             data.trajectories,
+            partial(of_all_ranks, accelerator),
         ),
         engine=engine,
         collector=collector,

@@ -23,6 +23,7 @@ from posttrain.estimator.pairing import Chances
 from posttrain.rollout.collector import Collector
 from posttrain.rollout.sequences import rollout_sequences
 from posttrain.trainer.comparisons import mismatched, needs_both_sides, rollouts_of, sides, usable
+from posttrain.trainer.redraw import Gather, redraw
 from posttrain.trajectory import Group, Prompt, Trajectory
 
 
@@ -71,8 +72,8 @@ class WindowBuilder:
     prompts: where rollouts start (the demonstrations' stream where a recipe names no prompts; then each group carries
     its prompt's demonstration). demonstrations: drawn on their own where prompts come from elsewhere. preferences:
     prompts_per_step pairs a step, beside whatever else the step trains on. trajectories: prompts_per_step prompts with
-    all that was recorded for them. num_cut: sequences that training.max_length
-    has cut short so far.
+    all that was recorded for them. gather: see `redraw`. num_cut: sequences that training.max_length has cut short so
+    far; num_redrawn: groups that dynamic sampling has replaced so far, on this rank.
     """
 
     recipe: Recipe
@@ -84,7 +85,9 @@ class WindowBuilder:
     num_ranks: int = 1
     preferences: Stream | None = None
     trajectories: Stream | None = None
+    gather: Gather = list
     num_cut: int = 0
+    num_redrawn: int = 0
 
     @property
     def num_steps(self) -> int:
@@ -101,17 +104,46 @@ class WindowBuilder:
         drawn = [self._draw() for _ in range(self.num_steps)]
         groups: list[Group] = []
         anchors: list[Group] = []
+        dropped: list[Group] = []
         if self.prompts is not None:
+            drawn, groups, dropped = self._play(drawn, index, collector())
             examples = [example for one in drawn for example in one.prompts]
-            size = self.recipe.rollout.group_size
-            groups = collector().collect(examples, size, self._seed(index))
-            anchors = [] if replay is None else replay(examples, self._seed(index), size)
+            anchors = [] if replay is None else replay(examples, self._seed(index), self.recipe.rollout.group_size)
         trajectories = [usable(group, self.algorithm) for group in groups]
         chances: list[Chances | None] = [None] * len(groups) if ask is None else [*ask(trajectories)]
         beside = anchors or [Group(group.prompt_id, ()) for group in groups]
         remaining = zip(groups, trajectories, chances, beside, strict=True)
         steps = [self._step(one, remaining) for one in drawn]
-        return steps, [*groups, *anchors]
+        return steps, [*groups, *anchors, *dropped]
+
+    def _play(
+        self, drawn: list[Drawn], index: int, collector: Collector
+    ) -> tuple[list[Drawn], list[Group], list[Group]]:
+        """The prompts with their groups, after dynamic sampling, and the groups that it has replaced."""
+        rollout, stream = self.recipe.rollout, self.prompts
+        assert stream is not None
+        examples = [example for one in drawn for example in one.prompts]
+        groups = collector.collect(examples, rollout.group_size, self._seed(index))
+        if rollout.max_draws == 1:
+            return drawn, groups, []
+        after = redraw(
+            examples,
+            groups,
+            outcome=next((one.name for one in self.recipe.rewards if one.outcome), self.recipe.rewards[0].name),
+            rounds=rollout.max_draws - 1,
+            draw=stream.take,
+            play=lambda own, number: collector.collect(own, rollout.group_size, self._seed(index, number)),
+            places=[
+                step * self.recipe.training.prompts_per_step + own * self.num_ranks + self.rank
+                for step, one in enumerate(drawn)
+                for own in range(len(one.prompts))
+            ],
+            gather=self.gather,
+        )
+        self.num_redrawn += len(after.dropped)
+        kept = iter(after.examples)
+        drawn = [replace(one, prompts=[next(kept) for _ in one.prompts]) for one in drawn]
+        return drawn, after.groups, after.dropped
 
     def state_dict(self) -> dict[str, Any]:
         """The data cursors."""
@@ -131,8 +163,8 @@ class WindowBuilder:
         stream = self.prompts or self.demonstrations or self.preferences or self.trajectories
         return 0.0 if stream is None else stream.epoch
 
-    def _seed(self, index: int) -> int:
-        return self.recipe.seed * 1_000_003 + index
+    def _seed(self, index: int, redrawn: int = 0) -> int:
+        return self.recipe.seed * 1_000_003 + index + redrawn * 1_000_000_007
 
     def _draw(self) -> Drawn:
         training = self.recipe.training

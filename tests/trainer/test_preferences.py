@@ -233,7 +233,7 @@ def test_missing_preferences_stop_the_run_before_it_starts(
         ("demonstrations", "owner/name", "demonstrations: set, but nothing would read it: no term of algorithm 'dpo'"),
         ("rewards", "gsm8k", "rewards: set, but nothing would read it: algorithm 'dpo' samples no rollouts"),
         ("algorithm", {"name": "dpo", "loss": "sigmod"}, "sigmoid"),
-        ("algorithm", {"name": "dpo", "beta": 0.0}, "beta is 0.0; allowed: above 0"),
+        ("algorithm", {"name": "dpo", "beta": 0.0}, "algorithm.beta: 0.0 is not allowed; allowed: above 0"),
     ],
 )
 def test_mistakes(recipe: dict[str, Any], write_recipe: WriteRecipe, section: str, value: Any, expected: str) -> None:
