@@ -14,6 +14,10 @@ from posttrain.catalog.paths import NOUNS
 from posttrain.errors import RecipeError
 
 
+SPELLINGS = {"as": "preset"}
+"""Settings that may be written in another word, which Python keeps for itself."""
+
+
 def check(kind: str, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """`settings` with their types checked and the signature's defaults filled in.
 
@@ -49,8 +53,9 @@ def validate_call(
     checked = {key: p.default for key, p in parameters.items() if p.default is not p.empty and _is_plain(p.default)}
     mistakes = []
     for key, value in settings.items():
-        if key in parameters:
-            checked[key], wrong = _check_value(key, value, hints.get(key, Any))
+        own = SPELLINGS.get(key, key)
+        if own in parameters and (own == key or own not in settings):
+            checked[own], wrong = _check_value(key, value, hints.get(own, Any))
             mistakes += wrong
         elif is_open:
             checked[key] = value

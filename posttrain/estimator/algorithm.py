@@ -20,6 +20,7 @@ from posttrain.estimator.pairs import partners
 from posttrain.estimator.parts import BatchStatistic, Remembering
 from posttrain.estimator.plan import Plan
 from posttrain.estimator.term import PolicyTerm, Term
+from posttrain.estimator.weights import During
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,16 @@ class Algorithm:
         if self.plan.pairing is not None and self.plan.pairing.graded:
             return True
         return any("rewards" in term.needs for term in self.terms if term.source is not Source.PREFERENCES)
+
+    def samples_at(self, step: int) -> bool:
+        """Whether the step after `step` others reads rollouts: not where all that do have their phase elsewhere."""
+
+        def reads(term: Term) -> bool:
+            phase = term.describe().get("weight")
+            return not isinstance(phase, During) or phase.at(step)
+
+        read = [term for term in self.terms if term.source is Source.ROLLOUTS or "groups" in term.needs]
+        return self.plan.pairing is not None or any(reads(term) for term in read)
 
     @property
     def couples(self) -> Unit:

@@ -68,6 +68,41 @@ class Annealed:
 
 
 @dataclass(frozen=True)
+class During:
+    """`value` in the optimiser steps from `first` on and before `last` (0: to the end), else 0: phases of one run.
+
+    Such as supervised fine-tuning, then reinforcement learning (the baseline of arXiv 2509.04419, sec. 3).
+    """
+
+    first: int = 0
+    last: int = 0
+    value: float = 1.0
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        """ValueError for a weight below 0, or a phase without a step."""
+        if not (self.value >= 0 and self.first >= 0 and (self.last == 0 or self.last > self.first)):
+            raise ValueError(
+                f"during first={self.first} to last={self.last} with value={self.value}; "
+                "allowed: first and value of at least 0, last above first (or 0: to the end)"
+            )
+
+    @property
+    def formula(self) -> str:
+        """The phase."""
+        until = f" and s < {self.last}" if self.last else ""
+        return f"{self.value:g} 1[step s >= {self.first}{until}]"
+
+    def at(self, step: int) -> bool:
+        """Whether it is above 0 in the step that follows `step` others."""
+        return self.value > 0 and step >= self.first and (self.last == 0 or step < self.last)
+
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        """[S]."""
+        return torch.full_like(batch.weight, self.value * self.at(int(field(batch, "step"))))
+
+
+@dataclass(frozen=True)
 class SolvedGate:
     """HPT's hard switch on the integer number of solved rollouts of the prompt (arXiv 2509.04419, eq. 10).
 

@@ -105,7 +105,10 @@ class WindowBuilder:
         groups: list[Group] = []
         anchors: list[Group] = []
         dropped: list[Group] = []
-        if self.prompts is not None:
+        first = index * self.num_steps
+        if self.prompts is not None and not any(map(self.algorithm.samples_at, range(first, first + self.num_steps))):
+            groups = [Group(example.id, ()) for one in drawn for example in one.prompts]
+        elif self.prompts is not None:
             drawn, groups, dropped = self._play(drawn, index, collector())
             examples = [example for one in drawn for example in one.prompts]
             anchors = [] if replay is None else replay(examples, self._seed(index), self.recipe.rollout.group_size)

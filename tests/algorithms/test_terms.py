@@ -134,7 +134,7 @@ def test_every_part_can_be_written() -> None:
         callable_part = "__call__" in vars(part) or hasattr(part, "token_weights")
         assert (part in playing) == callable_part, f"{part.__name__} has role {role_of(part)}"
     assert {"clip", "unmasked"} <= set(parts_of("mask"))
-    assert {"always", "annealed", "entropy_balance", "solved_gate", "solved_table"} == set(parts_of("weight"))
+    assert {"always", "annealed", "during", "entropy_balance", "solved_gate", "solved_table"} == set(parts_of("weight"))
     with pytest.raises(ValueError, match="role is 'maks'; allowed: where, mask"):
         parts_of("maks")
 

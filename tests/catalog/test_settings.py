@@ -60,3 +60,15 @@ def test_all_mistakes_are_listed():
     with pytest.raises(RecipeError) as error:
         catalog.check("rewards", "part", {"size": 0.5, "rte": 1})
     assert len(str(error.value).splitlines()) == 2
+
+
+def test_as_is_another_word_for_preset() -> None:
+    assert catalog.check("algorithms", "grpo", {"as": "verl"}) == catalog.check(
+        "algorithms", "grpo", {"preset": "verl"}
+    )
+    with pytest.raises(RecipeError, match=r"as: 'verll' is not allowed.*verl"):
+        catalog.check("algorithms", "ppo", {"as": "verll"})
+    with pytest.raises(RecipeError, match="as: unknown key"):
+        catalog.check("algorithms", "sft", {"as": "verl"})
+    with pytest.raises(RecipeError, match="as: unknown key"):
+        catalog.check("algorithms", "grpo", {"as": "verl", "preset": "trl"})
