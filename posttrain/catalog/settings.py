@@ -13,7 +13,6 @@ from posttrain.catalog.mistakes import Mistake, from_validation, show, unknown_k
 from posttrain.catalog.paths import NOUNS
 from posttrain.errors import RecipeError
 
-
 SPELLINGS = {"as": "preset"}
 """Settings that may be written in another word, which Python keeps for itself."""
 
