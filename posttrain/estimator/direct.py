@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from posttrain.batch import Source, TokenBatch, Unit
-from posttrain.estimator.parts import Part, Weight
+from posttrain.estimator import read
+from posttrain.estimator.aggregation import TokenMean
+from posttrain.estimator.parts import Aggregation, Part, Weight
 from posttrain.estimator.weights import Always
 
 
@@ -39,3 +41,22 @@ class DirectTerm:
         """Ones [A], and weight * sequence weight on the term's sequences [S]."""
         coefficient = self.weight(batch) * batch.weight * self.rows(batch)
         return torch.ones_like(batch.broadcast(coefficient)), coefficient
+
+
+@dataclass(frozen=True, kw_only=True)
+class FieldTerm(DirectTerm):
+    """A term over a number that the batch holds for each token, with its gradient."""
+
+    aggregation: Aggregation = field(default_factory=TokenMean)
+
+    def count(self, batch: TokenBatch) -> Tensor:
+        """The aggregation's count over the term's sequences."""
+        return self.aggregation.count(batch, self.rows(batch))
+
+    def summed(self, batch: TokenBatch, name: str, coefficient: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """sum_t coefficient * token weight * the field `name` (a scalar), and its sum and count for the mean to log."""
+        values = read.field(batch, name)
+        on = batch.broadcast(coefficient) != 0
+        held = torch.where(on, values, torch.zeros_like(values))
+        scale = batch.broadcast(coefficient) * self.aggregation.token_weights(batch)
+        return (scale * held).sum(), (held.detach().sum(), on.sum().to(held.dtype))

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from posttrain.batch import TokenBatch
-from posttrain.estimator import diagnostics, read
+from posttrain.estimator import diagnostics
 from posttrain.estimator.aggregation import SequenceMean
 from posttrain.estimator.diagnostics import Diagnostics
-from posttrain.estimator.direct import DirectTerm
+from posttrain.estimator.direct import FieldTerm
 from posttrain.estimator.parts import Aggregation, Part
 
 _NEEDS = frozenset({"divergence"})
@@ -168,7 +168,7 @@ class Adaptive:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DivergenceTerm(DirectTerm):
+class DivergenceTerm(FieldTerm):
     """L = weight * aggregation of D(p(.|y_<t), q(.|y_<t)) over the sequences of `source` (arXiv 2306.13649, eq. 2).
 
     The gradient is that of the whole distribution at each token: `TokenBatch.divergence` carries it. None flows through
@@ -179,18 +179,11 @@ class DivergenceTerm(DirectTerm):
     aggregation: Aggregation = field(default_factory=SequenceMean)
     name: str = "divergence"
 
-    def count(self, batch: TokenBatch) -> Tensor:
-        """The aggregation's count over the term's sequences."""
-        return self.aggregation.count(batch, self.rows(batch))
-
     def total(self, batch: TokenBatch, advantage: Tensor, coefficient: Tensor) -> tuple[Tensor, Diagnostics]:
         """sum_t coefficient * token weight * D_t; its mean over tokens is reported as `divergence`."""
-        divergence = read.field(batch, "divergence")
+        divergence, figure = self.summed(batch, "divergence", coefficient)
         on = batch.broadcast(coefficient) != 0
-        held = torch.where(on, divergence, torch.zeros_like(divergence))
-        scale = batch.broadcast(coefficient) * self.aggregation.token_weights(batch)
-        found = diagnostics.of_policy(batch, on) | {"divergence": (held.detach().sum(), on.sum().to(held.dtype))}
-        return (scale * held).sum(), found
+        return divergence, diagnostics.of_policy(batch, on) | {"divergence": figure}
 
     def describe(self) -> dict[str, Part]:
         """The parts by role."""
