@@ -103,7 +103,11 @@ def test_byte_level_bpe_with_pad_as_eos(bpe: PreTrainedTokenizerBase) -> None:
     check_supervision([encoded], bpe, stop_token_ids(bpe))
 
 
-@given(st.lists(st.tuples(st.text(max_size=8), st.text(max_size=8)), min_size=1, max_size=3))
+PLAIN = st.text(st.characters(exclude_characters="<"), max_size=8)
+"""Text without special tokens, such as <pad>, which a tokenizer takes for one token wherever it finds them."""
+
+
+@given(st.lists(st.tuples(PLAIN, PLAIN), min_size=1, max_size=3))
 @settings(max_examples=80, deadline=None)
 def test_each_turn_continues_its_own_prompt(rounds: list[tuple[str, str]]) -> None:
     tokenizer = character_tokenizer()
