@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -35,9 +36,9 @@ class _MeanOfBatch:
         values = batch.sequence_mean(advantage.double())
         return torch.stack([on.sum(), (on * values).sum(), (on * values**2).sum()])
 
+    @abstractmethod
     def finish(self, advantage: Tensor, mean: float, alike: bool) -> Tensor:
         """The advantage [A], float64, by the batch's mean; alike: its values differ by rounding only."""
-        raise NotImplementedError
 
     def normalise(self, batch: TokenBatch, advantage: Tensor, coefficient: Tensor, moments: Tensor) -> Tensor:
         """The finished advantage [A] by the summed `moments`; 0 where coefficient [S] is 0."""
