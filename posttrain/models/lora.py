@@ -87,11 +87,6 @@ class WithoutAdapter(nn.Module):
         super().__init__()
         self.module = policy
 
-    @property
-    def shares_prompts(self) -> bool:
-        """As the policy's."""
-        return bool(getattr(self.module, "module", self.module).shares_prompts)
-
     def forward(self, rows: PolicyRows) -> Scored:
         """As `Policy`'s, by the frozen weights alone."""
         with adapter_off(self.module):
