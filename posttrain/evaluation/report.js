@@ -146,7 +146,6 @@ const MAIN = [
   ["Pass rate", "share solved", ["pass_rate"], { range: [0, 1], format: percent }],
   ["Reward", "mean", ["reward_mean"]],
   ["Negative log-likelihood", "nats per token", /\/nll$/],
-  ["Imitation share", "share", /(imitation|gate|weight|share)[^/]*$/],
   ["Entropy", "nats per token", /(^|\/)entropy$/],
   ["KL", "nats per token", /(^|\/)kl/],
   ["Clip fraction", "share of tokens", /clip_fraction$/],

@@ -256,3 +256,11 @@ def test_reading_jsonl(tmp_path: Path) -> None:
     assert read_jsonl(path) == ([], 0)
     path.write_bytes(b'{"a": "\xff"}\n\n"text"\n{"b": [NaN, {"c": Infinity}]}\n{')
     assert read_jsonl(path) == ([{"a": "\ufffd"}, {"b": [None, {"c": None}]}], 2)
+
+
+def test_a_flag_of_the_run_is_no_main_curve() -> None:
+    script = (Path(report_data.__file__).parent / "report.js").read_text()
+    patterns = re.findall(r'^  \["[^"]+", "[^"]*", /(.+)/\]', script, re.MULTILINE)
+    assert len(patterns) >= 5
+    for flag in ("weights_changed", "canary_mismatch", "num_redrawn_groups"):
+        assert not [pattern for pattern in patterns if re.search(pattern.replace("\\/", "/"), flag)]
