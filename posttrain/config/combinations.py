@@ -1,4 +1,4 @@
-"""Combinations of valid values that cannot work, and settings that nothing would read.
+"""Combinations of valid values that cannot work.
 
 Each rule is a small function of the recipe and its algorithm. An algorithm is known here by what it reads (`sources`,
 `needs`), never by its name.
@@ -8,195 +8,17 @@ from __future__ import annotations
 
 import importlib.util
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
 
 from posttrain.catalog import Mistake, install_command
-from posttrain.config.schema import Recipe, RolloutSettings
-
-EVALUATION_READS = frozenset(
-    {
-        "engine", "mode", "dtype", "batch_tokens", "memory_fraction", "max_model_len", "sleep", "max_mismatch",
-        "attempts",
-        "reward_workers", "deadline_seconds", "memory_bytes", "max_failure_rate",
-    }
-)  # fmt: skip
-"""The rollout settings that an evaluation uses; how it samples is its benchmark's."""
-
-VLLM_READS = frozenset({"mode", "memory_fraction", "max_model_len", "sleep"})
-"""The rollout settings that only vLLM has."""
-
-GRADING = frozenset({"reward_workers", "deadline_seconds", "memory_bytes"})
-"""The rollout settings that only rewards use."""
-
-
-class Term(Protocol):
-    """What is asked of a term; its source is a word such as "rollouts"."""
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-        ...
-
-    @property
-    def source(self) -> str:
-        """The data source it runs over."""
-        ...
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """What a batch must hold for it."""
-        ...
-
-    def describe(self) -> Mapping[str, Any]:
-        """Its parts by role."""
-        ...
-
-
-class Plan(Protocol):
-    """What is asked of what an algorithm wants beside its terms."""
-
-    @property
-    def critic(self) -> str | None:
-        """How its second trained model is read; None: it has none."""
-        ...
-
-    @property
-    def mismatched(self) -> bool:
-        """Whether prompts are joined with the completions of others."""
-        ...
-
-    @property
-    def reset_probability(self) -> float:
-        """Of a rollout to start inside its prompt's demonstration."""
-        ...
-
-    @property
-    def reference_samples(self) -> int:
-        """Rollouts of the reference for each prompt."""
-        ...
-
-    @property
-    def reference_decay(self) -> float:
-        """How fast the reference follows the policy; 0: it is frozen."""
-        ...
-
-    @property
-    def pairing(self) -> Any:
-        """How the rollouts of a group are paired (`estimator.plan.Pairing`); None: they are not."""
-        ...
-
-
-class Algorithm(Protocol):
-    """What is asked of an algorithm."""
-
-    @property
-    def plan(self) -> Plan:
-        """What it wants beside its terms."""
-        ...
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-        ...
-
-    @property
-    def terms(self) -> tuple[Term, ...]:
-        """Its summands."""
-        ...
-
-    @property
-    def sources(self) -> frozenset[str]:
-        """The data sources of its terms."""
-        ...
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """What a batch must hold: union over its terms."""
-        ...
-
-    @property
-    def grades_rollouts(self) -> bool:
-        """Whether rewards of rollouts are read."""
-        ...
+from posttrain.config.asked import Algorithm
+from posttrain.config.schema import Recipe
 
 
 def impossible(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
     """Every combination that cannot work."""
     for rule in RULES:
         yield from rule(recipe, algorithm)
-
-
-def unused(recipe: Recipe, algorithm: Algorithm) -> dict[str, str]:
-    """Sections and fields (dotted) that this run would not read -> why."""
-    name = algorithm.name
-    found = _unused_by_engine(recipe) | _unused_in_rollouts(recipe, algorithm) | _unused_models(recipe, algorithm)
-    rollouts = "rollouts" in algorithm.sources
-    imitates = "demonstrations" in algorithm.sources
-    resets = algorithm.plan.reset_probability > 0
-    if resets:
-        found["prompts"] = f"algorithm {name!r} starts rollouts inside demonstrations, which give the prompts"
-    if not imitates and not resets and (recipe.prompts or not rollouts):
-        read_by = "rollouts start from `prompts`, and no" if rollouts else "no"
-        found["demonstrations"] = f"{read_by} term of algorithm {name!r} reads demonstrations"
-    for source in ("preferences", "trajectories"):
-        if source not in algorithm.sources:
-            found[source] = f"no term of algorithm {name!r} reads {source}"
-    if not (rollouts and imitates and recipe.prompts):
-        found["training.demonstrations_per_step"] = (
-            f"it counts demonstrations drawn beside the prompts of rollouts, and algorithm {name!r} "
-            + ("takes its prompts from them" if rollouts and imitates else "does not draw both")
-        )
-    if algorithm.sources == {"rollouts"}:
-        found["training.max_length"] = "it cuts data; rollout.max_tokens limits rollouts"
-    if not recipe.tracking.trackers:
-        found["tracking.project"] = "tracking.trackers is empty"
-    kinds = ("prompts", "demonstrations", "preferences", "trajectories")
-    sources = [(f"{kind}.{index}", one) for kind in kinds for index, one in enumerate(getattr(recipe, kind))]
-    return found | {
-        f"{place}.config": "it belongs to `path: reasoning_gym`"
-        for place, one in sources
-        if one.path != "reasoning_gym"
-    }
-
-
-def _unused_models(recipe: Recipe, algorithm: Algorithm) -> dict[str, str]:
-    """The models beside the policy that nothing asks for, and revisions of what has none."""
-    found = {}
-    if "divergence" not in algorithm.needs:
-        found["teacher"] = f"no term of algorithm {algorithm.name!r} measures a divergence from a teacher"
-    if algorithm.plan.critic is None:
-        found["critic"] = f"algorithm {algorithm.name!r} trains no second model"
-    if recipe.critic.path is None:
-        found["critic.revision"] = "critic.path is not set: the critic starts as the policy does"
-    for section, settings in (("model", recipe.model), ("teacher", recipe.teacher)):
-        if settings is not None and settings.config is not None:
-            found[f"{section}.revision"] = f"{section}.config makes a new model"
-    return found
-
-
-def _unused_by_engine(recipe: Recipe) -> dict[str, str]:
-    if recipe.rollout.engine != "vllm":
-        return dict.fromkeys((f"rollout.{key}" for key in VLLM_READS), "it belongs to `engine: vllm`")
-    if recipe.rollout.memory_fraction is not None:
-        return {"rollout.batch_tokens": "rollout.memory_fraction gives the size of the cache"}
-    return {}
-
-
-def _unused_in_rollouts(recipe: Recipe, algorithm: Algorithm) -> dict[str, str]:
-    """What is not read where nothing is sampled, or where nothing that is sampled is graded."""
-    name, evaluates = algorithm.name, recipe.evaluation is not None
-    if "rollouts" not in algorithm.sources:
-        samples = f"algorithm {name!r} samples no rollouts"
-        found = dict.fromkeys(("prompts", "rewards", "environment", "tracking.groups_per_step"), samples)
-        reason = f"{samples}, and an evaluation samples as its benchmark says" if evaluates else samples
-        read = EVALUATION_READS if evaluates else frozenset()
-        return found | {f"rollout.{key}": reason for key in RolloutSettings.model_fields if key not in read}
-    if algorithm.grades_rollouts:
-        return {}
-    ungraded = f"nothing in algorithm {name!r} reads rewards of rollouts"
-    unread = frozenset() if evaluates else GRADING
-    return dict.fromkeys(("rewards", "rollout.max_draws", *(f"rollout.{key}" for key in unread)), ungraded)
 
 
 def _data(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:

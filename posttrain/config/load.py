@@ -17,11 +17,13 @@ from pydantic_core import to_json
 from posttrain import catalog
 from posttrain.catalog import Mistake
 from posttrain.config import combinations, suggest, warnings
+from posttrain.config.asked import Algorithm
 from posttrain.config.extends import read_recipe
 from posttrain.config.files import missing_files
 from posttrain.config.overrides import NAMED, apply
 from posttrain.config.schema import EvaluationSettings, Named, Recipe, RewardSettings
 from posttrain.config.tree import COMMAND_LINE, Node
+from posttrain.config.unread import unread
 from posttrain.config.warnings import Finding
 from posttrain.errors import RecipeError, UnknownNameError, UserError
 
@@ -155,7 +157,7 @@ def _with_settings(recipe: Recipe, settings: Mapping[tuple[str | int, ...], dict
     return recipe.model_copy(update=update)
 
 
-def _algorithm(recipe: Recipe) -> tuple[combinations.Algorithm | None, list[Mistake]]:
+def _algorithm(recipe: Recipe) -> tuple[Algorithm | None, list[Mistake]]:
     try:
         return catalog.build("algorithms", recipe.algorithm.name, recipe.algorithm.settings), []
     except catalog.SettingsError as error:
@@ -176,11 +178,11 @@ def _of_one_setting(text: str, settings: Mapping[str, Any]) -> Mistake:
 
 
 def _check_combinations(
-    recipe: Recipe, algorithm: combinations.Algorithm, tree: Node, provenance: Mapping[str, str], path: Path
+    recipe: Recipe, algorithm: Algorithm, tree: Node, provenance: Mapping[str, str], path: Path
 ) -> tuple[frozenset[str], list[Mistake]]:
     """The unused defaults; what is impossible, and what was written although nothing reads it."""
     mistakes = list(combinations.impossible(recipe, algorithm))
-    reasons = combinations.unused(recipe, algorithm)
+    reasons = unread(recipe, algorithm)
     unused = set()
     for value in provenance:
         prefix = next((p for p in reasons if value == p or value.startswith(f"{p}.")), None)

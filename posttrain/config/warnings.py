@@ -14,7 +14,7 @@ from typing import Any
 
 from posttrain import catalog
 from posttrain.catalog import Mistake
-from posttrain.config.combinations import Algorithm, Term
+from posttrain.config.asked import Algorithm, Term
 from posttrain.config.schema import Recipe
 from posttrain.errors import did_you_mean
 
