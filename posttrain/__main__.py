@@ -71,22 +71,30 @@ def train(
 
 @app.command("eval")
 def evaluate(
-    benchmarks: Annotated[str, typer.Argument(help="One benchmark, or several with commas between them.")],
-    settings: Annotated[list[str] | None, typer.Argument(help="Settings of the benchmark, as key=value.")] = None,
-    model: Annotated[str, typer.Option(help="A model directory or hub id.")] = ...,  # type: ignore[assignment]
+    benchmarks: Annotated[str, typer.Argument(help="One benchmark, or several with commas; or results to compare.")],
+    settings: Annotated[list[str] | None, typer.Argument(help="Its settings, as key=value; or other results.")] = None,
+    model: Annotated[str | None, typer.Option(help="A model directory or hub id.")] = None,
+    responses: Annotated[Path | None, typer.Option(help="Grade this file of completions, without a model.")] = None,
     data: Annotated[Path | None, typer.Option(help="A local file instead of the hub's copy.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many items.")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Completions per item.")] = None,
     engine: Annotated[str, typer.Option(help="transformers or vllm.")] = "transformers",
     seed: Annotated[int, typer.Option(min=0)] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the results here.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Keep completions here (default: runs/eval/MODEL).")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Play again what is there.")] = False,
+    compare: Annotated[bool, typer.Option("--compare", help="Compare two files of results: A.json B.json.")] = False,
+    html: Annotated[Path | None, typer.Option(help="With --compare: write a page of the items that differ.")] = None,
 ) -> None:
-    """Evaluate a model on benchmarks, with confidence intervals."""
-    from posttrain.evaluation.command import run_evaluations
+    """Evaluate a model on benchmarks, with confidence intervals; or compare two results item by item."""
+    from posttrain.evaluation.command import run_comparison, run_evaluations
 
+    if compare:
+        run_comparison([Path(benchmarks), *map(Path, settings or [])], html)
+        return
     run_evaluations(
-        benchmarks.split(","), settings or [], model=model, data=data, limit=limit, samples=samples, engine=engine,
-        seed=seed, json_file=json_file,
+        benchmarks.split(","), settings or [], model=model, responses=responses, data=data, limit=limit,
+        samples=samples, engine=engine, seed=seed, json_file=json_file, output=output, fresh=fresh,
     )  # fmt: skip
 
 

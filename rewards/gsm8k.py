@@ -6,6 +6,7 @@ import re
 from decimal import Decimal
 
 from posttrain.errors import DataError
+from posttrain.reward import Graded
 
 _NUMBER = re.compile(
     r"(?P<sign>(?<![\w)])-\$?|\$-)?"  # a minus after a digit, a letter or ")" subtracts
@@ -25,7 +26,8 @@ def gsm8k(completion: str, answer: str) -> float:
     gold = _final_number(str(answer))
     if gold is None:
         raise DataError(f"gsm8k: the column 'answer' holds no number: {answer!r:.100}")
-    return float(_final_number(completion) == gold)
+    found = _final_number(completion)
+    return Graded(found == gold, None if found is None else format(found.normalize(), "f"))
 
 
 def _final_number(text: str) -> Decimal | None:

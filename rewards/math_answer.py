@@ -6,6 +6,8 @@ import re
 from functools import lru_cache
 from typing import Any
 
+from posttrain.reward import Graded
+
 _DELIMITED = re.compile(r"\\boxed|\\\(|\\\[|(?<!\\)\$.*(?<!\\)\$", re.DOTALL)
 
 
@@ -24,8 +26,9 @@ def math_answer(completion: str, answer: str, *, boxed: bool = False) -> float |
     text = completion.rpartition("</think>")[2]
     final = _last_boxed(text)
     if final is None and boxed:
-        return 0.0
-    return float(verify(gold, _parse(final or text), timeout_seconds=None))
+        return Graded(0.0, None)
+    parsed = _parse(final or text)
+    return Graded(verify(gold, parsed, timeout_seconds=None), str(parsed[-1]) if parsed else None)
 
 
 def warm_up() -> None:

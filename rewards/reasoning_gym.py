@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 from posttrain.errors import RecipeError
+from posttrain.reward import Graded
 
 _RUNS_THE_ANSWER = frozenset(
     {
@@ -47,11 +48,12 @@ def reasoning_gym(
     from reasoning_gym.utils import extract_answer
 
     answer = extract_answer(completion)
+    answer = completion.strip() if answer is None else answer
     try:
-        score = float(_dataset(name).score_answer(completion.strip() if answer is None else answer, entry))
+        score = float(_dataset(name).score_answer(answer, entry))
     except _RAISED_BY_WRONG_ANSWERS.get(name, ()):
-        return 0.0
-    return float(score >= 1.0) if strict else score
+        score = 0.0
+    return Graded(score >= 1.0 if strict else score, answer or None)
 
 
 def warm_up() -> None:

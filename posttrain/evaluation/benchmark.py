@@ -44,6 +44,11 @@ class Benchmark:
                 "completion; set temperature above 0, or samples to 1"
             )
 
+    @property
+    def outcome(self) -> str:
+        """The reward whose full mark is "solved"."""
+        return next((one.name for one in self.rewards if one.outcome), self.rewards[0].name)
+
     def with_samples(self, samples: int | None) -> Benchmark:
         """The same benchmark with this many completions per item; None leaves it as it is."""
         return self if samples is None else replace(self, samples=samples)

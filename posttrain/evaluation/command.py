@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from posttrain import catalog
+from posttrain.catalog.members import locate
 from posttrain.config.overrides import apply
 from posttrain.config.schema import ModelSettings, RolloutSettings, TokenizerSettings
 from posttrain.config.tree import COMMAND_LINE, Node
+from posttrain.data.examples import Example
 from posttrain.errors import RecipeError, did_you_mean
 from posttrain.evaluation.benchmark import Benchmark
+from posttrain.evaluation.compare import compare, write_page
 from posttrain.evaluation.evaluation import Evaluation
+from posttrain.evaluation.responses import grade_responses
 from posttrain.evaluation.runner import evaluate, load_items, make_grader
+from posttrain.evaluation.samples import Samples
+from posttrain.evaluation.table import comparison_table, results_table
 from posttrain.rollout.engines import check_engine, make_engine
 
 ENGINES = ("transformers", "vllm")
@@ -32,44 +39,37 @@ def run_evaluations(
     names: Sequence[str],
     settings: Sequence[str] = (),
     *,
-    model: str,
+    model: str | None = None,
+    responses: Path | None = None,
     data: Path | None = None,
     limit: int | None = None,
     samples: int | None = None,
     engine: str = "transformers",
     seed: int = 0,
     json_file: Path | None = None,
+    output: Path | None = None,
+    fresh: bool = False,
 ) -> list[Evaluation]:
     """Evaluate the model at `model` (a directory or a hub id) on the benchmarks `names`; print a table.
 
-    settings: `key=value`, for every benchmark that is named. data: a local file in place of the hub's copy, for one
-    benchmark. json_file: written with the figures and every completion. UserError before the weights are loaded where
-    a name, a setting, a file or the model is wrong.
+    settings: `key=value`, for every benchmark that is named. responses: a file of completions of one benchmark, in
+    place of a model. data: a local file in place of the hub's copy, for one benchmark. json_file: written with the
+    figures and every completion. output: where completions are kept as they come, so that the same command goes on
+    after a kill; fresh: play again what is there. UserError before the weights are loaded where a name, a setting, a
+    file or the model is wrong.
     """
-    if engine not in ENGINES:
-        raise RecipeError(f"--engine {engine!r}: not an engine; {did_you_mean(engine, ENGINES)}")
-    if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise RecipeError(f"--json {json_file}: there is no directory {json_file.absolute().parent}")
+    _check(names, model, responses, engine, json_file)
     benchmarks = _benchmarks(names, settings, data, samples)
     items = [list(load_items(benchmark, limit)) for benchmark in benchmarks]
-    check_engine(engine)
-    sampler, tokenizer, stop_ids = _load(model, engine, seed)
-    results = []
-    for benchmark, rows in zip(benchmarks, items, strict=True):
-        with make_grader(benchmark) as grader, _progress(benchmark.name) as on_progress:
-            result = evaluate(
-                benchmark,
-                sampler,
-                tokenizer,
-                grader,
-                items=rows,
-                seed=seed,
-                stop_ids=stop_ids,
-                on_progress=on_progress,
-            )
-        results.append(result)
+    if responses is not None:
+        with make_grader(benchmarks[0]) as grader:
+            results = [grade_responses(benchmarks[0], items[0], responses, grader)]
+    else:
+        assert model is not None
+        files = [_samples_file(one, model, engine, seed, output, fresh) for one in benchmarks]
+        results = _played(benchmarks, items, files, model, engine, seed)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
-    console.print(_table(results))
+    console.print(results_table(results))
     for result in results:
         if result.num_ungraded:
             console.print(
@@ -81,6 +81,90 @@ def run_evaluations(
         content = {"model": model, "seed": seed, "evaluations": [result.to_json() for result in results]}
         json_file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     return results
+
+
+def run_comparison(files: Sequence[Path], page: Path | None = None) -> None:
+    """Print how two files of results compare, item by item; write it as a page where one is named."""
+    if len(files) != 2:
+        raise RecipeError(f"--compare takes two files of `posttrain eval --json FILE`; {len(files)} given")
+    first, second = files
+    found = compare(first, second)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
+    console.print(comparison_table(found, first.stem, second.stem))
+    if page is not None:
+        write_page(page, first, second)
+        console.print(f"page: {page}", markup=False, soft_wrap=True)
+
+
+def _check(
+    names: Sequence[str], model: str | None, responses: Path | None, engine: str, json_file: Path | None
+) -> None:
+    """RecipeError for options that do not fit together."""
+    if (model is None) == (responses is None):
+        raise RecipeError("an evaluation needs --model DIR_OR_HUB_ID, or --responses FILE, and not both")
+    if responses is not None and len(names) > 1:
+        raise RecipeError(f"--responses {responses}: it is of one benchmark, and {len(names)} are named")
+    if responses is not None and not responses.is_file():
+        raise RecipeError(f"--responses {responses}: no such file")
+    if engine not in ENGINES:
+        raise RecipeError(f"--engine {engine!r}: not an engine; {did_you_mean(engine, ENGINES)}")
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise RecipeError(f"--json {json_file}: there is no directory {json_file.absolute().parent}")
+
+
+def _played(
+    benchmarks: Sequence[Benchmark],
+    items: Sequence[list[Example]],
+    files: Sequence[Samples],
+    model: str,
+    engine: str,
+    seed: int,
+) -> list[Evaluation]:
+    """Each benchmark by the model, its completions written to its file."""
+    check_engine(engine)
+    sampler, tokenizer, stop_ids = _load(model, engine, seed)
+    results = []
+    for benchmark, rows, file in zip(benchmarks, items, files, strict=True):
+        if file.num_completions:
+            print(
+                f"{benchmark.name}: {file.num_completions:,} completions are in {file.path}; --fresh plays them again"
+            )
+        with make_grader(benchmark) as grader, _progress(benchmark.name) as on_progress:
+            result = evaluate(
+                benchmark,
+                sampler,
+                tokenizer,
+                grader,
+                items=rows,
+                seed=seed,
+                stop_ids=stop_ids,
+                samples_file=file,
+                on_progress=on_progress,
+            )
+        results.append(result)
+    return results
+
+
+def _samples_file(
+    benchmark: Benchmark, model: str, engine: str, seed: int, output: Path | None, fresh: bool
+) -> Samples:
+    """The file of this benchmark by this model: any change of either, or of how it is graded, is another file."""
+    directory = Path(model)
+    weights = sorted(directory.glob("*.safetensors")) if directory.is_dir() else []
+    code = [Path(__file__).parent / "runner.py", *(locate("rewards", one.name) for one in benchmark.rewards)]
+    identity = {
+        "benchmark": json.loads(json.dumps(asdict(benchmark), default=repr)),
+        "model": str(directory.resolve() if directory.is_dir() else model),
+        "weights": [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in weights],
+        "engine": engine,
+        "seed": seed,
+        "grading": [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in code],
+    }
+    home = output or Path("runs/eval") / re.sub(r"[^\w.-]+", "-", model.strip("/"))
+    found = Samples(home, benchmark.name, identity)
+    if fresh:
+        found.forget()
+    return found
 
 
 def _benchmarks(
@@ -124,25 +208,3 @@ def _progress(name: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task("", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _table(results: Sequence[Evaluation]) -> Table:
-    most = max(result.samples for result in results)
-    heads = ["benchmark", "n", "pass rate", "95 % interval", *([f"pass@{most}"] if most > 1 else [])]
-    table = Table(box=None, pad_edge=False)
-    for head in [*heads, "ungraded", "cut off", "seconds"]:
-        is_name = head == "benchmark"
-        table.add_column(head, justify="left" if is_name else "right", overflow="fold", no_wrap=not is_name)
-    for result in results:
-        low, high = result.interval
-        table.add_row(
-            escape(result.benchmark),
-            str(result.n) if result.samples == 1 else f"{result.n} x {result.samples}",
-            f"{result.pass_rate:.1%}",
-            f"{low:.1%}-{high:.1%}",
-            *([f"{result.pass_at[most]:.1%}" if most in result.pass_at else ""] if most > 1 else []),
-            str(result.num_ungraded),
-            str(result.num_truncated),
-            f"{result.seconds:.1f}",
-        )
-    return table

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
 from posttrain.evaluation.statistics import Interval, avg_at_k, bootstrap_mean, mean_pass_at_k, wilson
-from posttrain.trajectory import StopReason
+from posttrain.trajectory import Prompt, StopReason
 
 
 @dataclass(frozen=True)
 class Completed:
-    """One completion of one item. solved None: ungraded, for the cause in `error`."""
+    """One completion of one item. solved None: ungraded, for the cause in `error`.
+
+    answer: what the outcome reward read out of the completion (`posttrain.reward.Graded`); extracted: whether it found
+    any, None where it reads no answers.
+    """
 
     id: str
     completion: str
@@ -21,6 +26,9 @@ class Completed:
     solved: bool | None
     stop_reason: StopReason
     error: str | None = None
+    prompt: Prompt = ""
+    answer: str | None = None
+    extracted: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -28,22 +36,31 @@ class Evaluation:
     """What a model did on a benchmark.
 
     samples: completions per item. completions: all of them, those of one item together. seconds: wall time of sampling
-    and grading. Ungraded completions count in no rate; their number stands beside it.
+    and grading. Ungraded completions count in no rate; their number stands beside it. num_unanswered: items that a file
+    of responses left out; they count in no rate either.
     """
 
     benchmark: str
     samples: int
     completions: tuple[Completed, ...]
     seconds: float
+    num_unanswered: int = 0
+
+    @cached_property
+    def by_item(self) -> dict[str, list[Completed]]:
+        """The completions of each item, in order."""
+        found: dict[str, list[Completed]] = {}
+        for one in self.completions:
+            found.setdefault(one.id, []).append(one)
+        return found
 
     @cached_property
     def counts(self) -> list[tuple[int, int]]:
         """(graded, solved) completions of each item, in order."""
-        counts: dict[str, tuple[int, int]] = {}
-        for one in self.completions:
-            graded, solved = counts.get(one.id, (0, 0))
-            counts[one.id] = (graded + (one.solved is not None), solved + (one.solved is True))
-        return list(counts.values())
+        return [
+            (sum(one.solved is not None for one in own), sum(one.solved is True for one in own))
+            for own in self.by_item.values()
+        ]
 
     @property
     def n(self) -> int:
@@ -64,6 +81,24 @@ class Evaluation:
     def num_truncated(self) -> int:
         """Number of completions that were cut off at max_tokens or at the model's window."""
         return sum(one.stop_reason is StopReason.LENGTH for one in self.completions)
+
+    @property
+    def num_unextracted(self) -> int | None:
+        """Number of graded completions in which no answer was found; None where the reward reads no answers."""
+        known = [one.extracted for one in self.completions if one.extracted is not None]
+        return len(known) - sum(known) if known else None
+
+    @property
+    def majority(self) -> float | None:
+        """maj@samples: the share of items whose most frequent answer is solved; None without several answers an item.
+
+        Of equally frequent answers the one that came first counts. Completions without an answer have no vote, and an
+        item without votes is not solved (self-consistency, arXiv 2203.11171).
+        """
+        if self.samples == 1 or self.num_unextracted is None:
+            return None
+        graded = [[one for one in own if one.solved is not None] for own in self.by_item.values()]
+        return sum(map(_voted, filter(None, graded))) / max(1, sum(map(bool, graded)))
 
     @property
     def num_tokens(self) -> int:
@@ -109,11 +144,24 @@ class Evaluation:
             "interval": list(self.interval),
             "num_ungraded": self.num_ungraded,
             "num_truncated": self.num_truncated,
+            "num_unextracted": self.num_unextracted,
+            "num_unanswered": self.num_unanswered,
             "num_tokens": self.num_tokens,
             "seconds": round(self.seconds, 3),
         }
 
     def to_json(self) -> dict[str, Any]:
         """The figures, pass@k where there are several samples, and every completion."""
-        pass_at = {f"pass@{k}": value for k, value in self.pass_at.items()} if self.samples > 1 else {}
-        return self.summary() | pass_at | {"completions": [asdict(one) for one in self.completions]}
+        beside = {f"pass@{k}": value for k, value in self.pass_at.items()} if self.samples > 1 else {}
+        if self.majority is not None:
+            beside[f"maj@{self.samples}"] = self.majority
+        return self.summary() | beside | {"completions": [asdict(one) for one in self.completions]}
+
+
+def _voted(completions: list[Completed]) -> bool:
+    """Whether the answer that most of an item's completions give is solved."""
+    votes = Counter(one.answer for one in completions if one.answer is not None)
+    if not votes:
+        return False
+    winner = votes.most_common(1)[0][0]  # of equals, the first counted
+    return any(one.solved is True for one in completions if one.answer == winner)

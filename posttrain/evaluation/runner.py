@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from posttrain import catalog
@@ -12,7 +13,8 @@ from posttrain.data.examples import Example
 from posttrain.data.sources import load_source
 from posttrain.evaluation.benchmark import Benchmark
 from posttrain.evaluation.evaluation import Completed, Evaluation
-from posttrain.reward import Grader
+from posttrain.evaluation.samples import Played, Samples
+from posttrain.reward import Graded, Grader
 from posttrain.rollout.collector import Collector, check_failure_rate
 from posttrain.rollout.engine import Engine, Sampling
 from posttrain.trajectory import Group, Trajectory
@@ -42,6 +44,7 @@ def evaluate(
     stop_ids: frozenset[int] | None = None,
     attempts: int = 2,
     max_failure_rate: float = 0.5,
+    samples_file: Samples | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Play every item `samples` times and grade the completions.
@@ -49,7 +52,8 @@ def evaluate(
     grader: of the benchmark's rewards. items: those of `load_items`, where they are loaded already; limit: only the
     first so many. samples: None is the benchmark's own. stop_ids: None reads them from the tokenizer. Ungraded
     completions are left out of the rate and counted; TooManyFailuresError where they are more than max_failure_rate
-    of those played. on_progress is called with the number of items played and of all items.
+    of those played. samples_file: where completions are written as they come; what it holds is not played again.
+    on_progress is called with the number of items played and of all items.
     """
     benchmark = benchmark.with_samples(samples)
     items = list(load_items(benchmark, limit) if items is None else items)[:limit]
@@ -68,22 +72,49 @@ def evaluate(
         ),
         attempts,
     )
-    start = time.perf_counter()
-    groups: list[Group] = []
-    at_once = len(items) if on_progress is None else max(1, _SAMPLES_BETWEEN_REPORTS // benchmark.samples)
+    play = partial(_play, collector, benchmark, seed, max_failure_rate, [])
+    whole = on_progress is None and samples_file is None
+    at_once = len(items) if whole else max(1, _SAMPLES_AT_ONCE // benchmark.samples)
+    completions: list[Completed] = []
+    seconds = 0.0
     for first in range(0, len(items), at_once):
-        groups += collector.collect(items[first : first + at_once], benchmark.samples, seed)
-        check_failure_rate(groups, max_failure_rate)
+        asked = items[first : first + at_once]
+        made = None if samples_file is None else samples_file.find(first, asked)
+        if made is None:
+            made = play(asked)
+            if samples_file is not None:
+                samples_file.add(first, asked, made)
+        completions += made.completions
+        seconds += made.seconds
         if on_progress is not None:
-            on_progress(len(groups), len(items))
-    completions = tuple(_completed(trajectory) for group in groups for trajectory in group.trajectories)
-    return Evaluation(benchmark.name, benchmark.samples, completions, time.perf_counter() - start)
+            on_progress(first + len(asked), len(items))
+    return Evaluation(benchmark.name, benchmark.samples, tuple(completions), seconds)
 
 
-_SAMPLES_BETWEEN_REPORTS = 256
+def _play(
+    collector: Collector,
+    benchmark: Benchmark,
+    seed: int,
+    max_failure_rate: float,
+    groups: list[Group],
+    items: list[Example],
+) -> Played:
+    """Play and grade some items; `groups` gathers all that was played, for the failure rate."""
+    start = time.perf_counter()
+    played = collector.collect(items, benchmark.samples, seed)
+    groups += played
+    check_failure_rate(groups, max_failure_rate)
+    made = [completed(one, benchmark.outcome) for group in played for one in group.trajectories]
+    return Played(tuple(made), time.perf_counter() - start)
 
 
-def _completed(trajectory: Trajectory) -> Completed:
+_SAMPLES_AT_ONCE = 256
+
+
+def completed(trajectory: Trajectory, outcome: str) -> Completed:
+    """What an evaluation keeps of a graded trajectory; outcome: the reward whose answer counts."""
+    value = trajectory.rewards.get(outcome)
+    answer = value.answer if isinstance(value, Graded) else None
     return Completed(
         id=trajectory.prompt_id,
         completion=trajectory.completion,
@@ -92,4 +123,7 @@ def _completed(trajectory: Trajectory) -> Completed:
         solved=trajectory.solved,
         stop_reason=trajectory.stop_reason,
         error=trajectory.error,
+        prompt=trajectory.prompt,
+        answer=answer,
+        extracted=answer is not None if isinstance(value, Graded) else None,
     )

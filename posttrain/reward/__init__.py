@@ -1,10 +1,11 @@
 """Rewards: functions found by name that grade trajectories in processes that can be killed.
 
 A reward is `def name(<inputs>, *, <settings>) -> float | None` in a file of that name (bundled ones lie in `rewards/`).
-1.0 is the full mark and None means "cannot grade". A call that raises, hangs, runs out of memory or kills its process
+1.0 is the full mark and None means "cannot grade"; `Graded` is a number with the answer that was read. A call that raises, hangs, runs out of memory or kills its process
 leaves its trajectory ungraded and is counted; it costs no other call its value. Nothing here imports torch.
 """
 
+from posttrain.reward.graded import Graded
 from posttrain.reward.grader import Grader, RewardSpec
 
-__all__ = ["Grader", "RewardSpec"]
+__all__ = ["Graded", "Grader", "RewardSpec"]

@@ -81,6 +81,9 @@ def test_json_holds_figures_and_completions() -> None:
         "solved": None,
         "stop_reason": "length",
         "error": "reward gold: deadline",
+        "prompt": "",
+        "answer": None,
+        "extracted": None,
     }
 
 
