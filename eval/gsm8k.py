@@ -2,40 +2,13 @@
 
 from __future__ import annotations
 
-from posttrain.config.schema import SourceSettings
+from typing import Unpack
+
+from posttrain.evaluation.asked import Asked, question_benchmark
 from posttrain.evaluation.benchmark import Benchmark
 from posttrain.reward import RewardSpec
 
-TEMPLATE = "{question}\nPlease reason step by step, and put your final answer within \\boxed{{}}."
 
-
-def gsm8k(
-    *,
-    data: str | None = None,
-    template: str = TEMPLATE,
-    system: str | None = None,
-    chat: bool = True,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    max_tokens: int = 1024,
-) -> Benchmark:
-    """The test split of the hub's openai/gsm8k, or a local file `data` with its columns `question` and `answer`.
-
-    Solved where the completion's final number is the gold one. template: makes the prompt of the row's columns. chat:
-    ask in the tokenizer's chat template; system: a system message.
-    """
-    return Benchmark(
-        name="gsm8k",
-        source=SourceSettings(
-            path=data or "openai/gsm8k",
-            name=None if data else "main",
-            split="train" if data else "test",
-            template=template,
-            system=system,
-            chat=chat,
-        ),
-        rewards=(RewardSpec("gsm8k"),),
-        temperature=temperature,
-        top_p=top_p,
-        max_tokens=max_tokens,
-    )
+def gsm8k(**asked: Unpack[Asked]) -> Benchmark:
+    """The test split of the hub's openai/gsm8k; solved where the completion's final number is the gold one."""
+    return question_benchmark("gsm8k", "openai/gsm8k", (RewardSpec("gsm8k"),), asked, subset="main", problem="question")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -11,16 +12,17 @@ from posttrain.reward import Graded
 _DELIMITED = re.compile(r"\\boxed|\\\(|\\\[|(?<!\\)\$.*(?<!\\)\$", re.DOTALL)
 
 
-def math_answer(completion: str, answer: str, *, boxed: bool = False) -> float | None:
+def math_answer(completion: str, answer: str | Sequence[str], *, boxed: bool = False) -> float | None:
     """1.0 where the completion's final answer equals `answer` as mathematics (1/2, 0.5, 50%, \\frac{1}{2}), else 0.0.
 
-    answer: LaTeX or plain text, with or without delimiters. The completion's answer is its last \\boxed{}, else (unless
-    `boxed`) what math-verify takes for the final expression; a thought up to "</think>" is not looked at. None where
-    `answer` itself cannot be parsed. It runs without a time limit of its own: the worker's deadline holds.
+    answer: LaTeX or plain text, with or without delimiters, or the list of all answers that are asked for. The
+    completion's answer is its last \\boxed{}, else (unless `boxed`) what math-verify takes for the final expression; a
+    thought up to "</think>" is not looked at. None where `answer` itself cannot be parsed. It runs without a time limit
+    of its own: the worker's deadline holds.
     """
     from math_verify import verify
 
-    gold = _parse_gold(str(answer))
+    gold = _parse_gold(", ".join(answer) if isinstance(answer, list | tuple) else str(answer))
     if not gold:
         return None
     text = completion.rpartition("</think>")[2]

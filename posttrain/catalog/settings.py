@@ -1,4 +1,7 @@
-"""The signature is the schema: settings are the keyword-only parameters of the part's function or class."""
+"""The signature is the schema: settings are the keyword-only parameters of the part's function or class.
+
+`**name: Unpack[SomeTypedDict]` stands for settings that several parts share; one that is not given is not passed.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import inspect
 import sys
 from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from posttrain.catalog.lookup import find, requirements_of
 from posttrain.catalog.mistakes import Mistake, from_validation, show, unknown_key
@@ -47,23 +50,32 @@ def validate_call(
     """As `validate`, for the function or class `part` itself; without `keyword_only`, any parameter is a setting."""
     signature = inspect.signature(part)
     parameters = {p.name: p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY or not keyword_only}
-    is_open = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
-    hints = _hints(part, parameters)
+    further = next((p for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD), None)
+    shared = {} if further is None else _shared(part, further)
+    hints = _hints(part, parameters) | shared
     checked = {key: p.default for key, p in parameters.items() if p.default is not p.empty and _is_plain(p.default)}
     mistakes = []
     for key, value in settings.items():
         own = SPELLINGS.get(key, key)
-        if own in parameters and (own == key or own not in settings):
+        if own in [*parameters, *shared] and (own == key or own not in settings):
             checked[own], wrong = _check_value(key, value, hints.get(own, Any))
             mistakes += wrong
-        elif is_open:
+        elif further is not None and not shared:
             checked[key] = value
         else:
-            mistakes.append(Mistake((key,), unknown_key(key, value, parameters)))
+            mistakes.append(Mistake((key,), unknown_key(key, value, [*parameters, *shared])))
     for key, parameter in parameters.items():
         if parameter.default is parameter.empty and key not in settings:
             mistakes.append(Mistake((key,), f"missing: {described} has no default for it"))
     return checked, mistakes
+
+
+def _shared(part: Any, further: inspect.Parameter) -> dict[str, Any]:
+    """The settings, and their types, of the TypedDict that `further` unpacks; none where it takes anything."""
+    if further.annotation is further.empty:
+        return {}
+    unpacked = get_args(_hints(part, {further.name: further})[further.name])
+    return get_type_hints(unpacked[0], include_extras=True) if unpacked else {}
 
 
 def _hints(part: Any, parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:

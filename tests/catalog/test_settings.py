@@ -31,6 +31,20 @@ def test_settings_are_checked_and_defaults_filled_in():
     }  # fmt: skip
 
 
+def test_unpacked_settings_are_checked_and_only_passed_where_given(tmp_path):
+    source = (
+        "from typing import TypedDict, Unpack\n"
+        "class Shared(TypedDict, total=False):\n    width: int\n    title: str\n"
+        "def shared_part(*, size: int = 1, **more: Unpack[Shared]):\n    return size, more\n"
+    )
+    (tmp_path / "rewards" / "shared_part.py").write_text(source)
+    assert catalog.build("rewards", "shared_part", {"width": 2}) == (1, {"width": 2})
+    with pytest.raises(RecipeError, match="width: 'two' is not allowed; allowed: an integer"):
+        catalog.check("rewards", "shared_part", {"width": "two"})
+    with pytest.raises(RecipeError, match="unknown key .* did you mean 'title'"):
+        catalog.check("rewards", "shared_part", {"titel": "x"})
+
+
 def test_variable_keywords_take_any_further_setting():
     assert catalog.build("rewards", "open_part", {"colour": "red"}) == {"colour": "red"}
 

@@ -42,6 +42,25 @@ CASES = {
             {"problem": "What is $x + x$?", "answer": "2x"},
         ),
     ),
+    **{
+        name: Case(
+            gold=lambda item: f"Thus \\boxed{{{item.columns['answer']}}}.",
+            rows=({question: "What is $x + x$?", "answer": "2x"}, {question: "How many?", "answer": "204"}),
+        )
+        for name, question in {
+            "aime24": "problem",
+            "aime25": "problem",
+            "amc23": "question",
+            "minerva_math": "question",
+        }.items()
+    },
+    "olympiad_bench": Case(
+        gold=lambda item: f"Thus \\boxed{{{', '.join(item.columns['answer'])}}}.",
+        rows=(
+            {"question": "Which?", "final_answer": ["$\\frac{3}{4}$"]},
+            {"question": "Roots?", "final_answer": ["1", "3"]},
+        ),
+    ),
     "reasoning_gym": Case(
         gold=lambda item: f"<answer>{item.columns['answer']}</answer>",
         settings={"dataset": "chain_sum", "size": 4, "config": {"min_terms": 2, "max_terms": 3}},
@@ -98,9 +117,20 @@ def test_every_benchmark_takes_the_sampling_settings() -> None:
 def test_math500_names_its_column(tmp_path: Path) -> None:
     data = tmp_path / "items.json"
     data.write_text(json.dumps([{"prompt": "Half of one?", "answer": "1/2"}]))
-    benchmark = catalog.build("eval", "math500", {"data": str(data), "problem": "prompt"})
-    (item,) = load_items(benchmark)
-    assert item.prompt[0]["content"].startswith("Half of one?\nPlease reason")
+    for settings in ({"problem": "prompt"}, {}):  # found where it is not named
+        (item,) = load_items(catalog.build("eval", "math500", {"data": str(data)} | settings))
+        assert item.prompt[0]["content"].startswith("Half of one?\nPlease reason")
+
+
+def test_competitions_are_sampled_as_hpt_does() -> None:
+    for name in ("aime24", "aime25", "amc23"):
+        benchmark = catalog.build("eval", name, {})
+        assert (benchmark.samples, benchmark.temperature, benchmark.top_p, benchmark.max_tokens) == (
+            32,
+            0.6,
+            0.95,
+            8192,
+        )
 
 
 def test_reasoning_gym_problems_are_far_from_training_seeds() -> None:
