@@ -1,6 +1,6 @@
 """What every reward of the catalogue keeps: documented, bounded, nothing for garbage, the full mark for gold.
 
-A reward that does not read the completion is a shaping reward: a penalty in [-1, 0] beside one that does.
+Shaping rewards say nothing about the answer: they are a penalty in [-1, 0] beside one that does.
 """
 
 from __future__ import annotations
@@ -26,6 +26,16 @@ GOLD: dict[str, tuple[str, dict[str, Any]]] = {
     "overlong": ("Two and two make 4.", {"num_tokens": 7}),
     "math_answer": ("It is \\boxed{\\frac{1}{2}}.", {"answer": "0.5"}),
     "reasoning_gym": ("<answer>4</answer>", {"entry": ENTRY}),
+    "multiple_choice": ("Paris is the capital. The answer is (C).", {"answer": "C"}),
+    "repetition": ("Two and two make four, and never more than that.", {}),
+    "length_budget": ("Two and two make 4.", {"num_tokens": 7, "target_tokens": 5000}),
+    "language_consistency": ("Two and two: 4.", {}),
+    "regex_match": ("four: 4", {"pattern": r"four: \d"}),
+    "tool_calls": (
+        '<tool_call>{"name": "add", "arguments": {"b": 2, "a": [2]}}</tool_call>',
+        {"expected_calls": [{"name": "add", "arguments": {"a": [2], "b": 2}}]},
+    ),
+    "json_schema": ('```json\n{"sum": 4}\n```', {"schema": {"type": "object", "required": ["sum"]}}),
 }
 """A completion that deserves the full mark, and the columns of its row."""
 
@@ -51,12 +61,8 @@ GARBAGE = [
 ]
 
 
-def reads_completion(name: str) -> bool:
-    return "completion" in RewardInputs.of(name, catalog.find("rewards", name)).required
-
-
-ANSWERS = [name for name in REWARDS if reads_completion(name)]
-SHAPING = [name for name in REWARDS if name not in ANSWERS]
+SHAPING = ["language_consistency", "length_budget", "overlong", "repetition"]
+ANSWERS = [name for name in REWARDS if name not in SHAPING]
 
 
 @pytest.fixture(params=ANSWERS)
@@ -101,9 +107,12 @@ def test_bounded_on_any_text(name: str, completion: str) -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(num_tokens=st.integers(0, 10**9))
+@given(num_tokens=st.integers(0, 10**9), completion=st.text(max_size=60) | st.sampled_from(GARBAGE))
 @pytest.mark.parametrize("name", SHAPING)
-def test_shaping_is_a_bounded_penalty(name: str, num_tokens: int) -> None:
+def test_shaping_is_a_bounded_penalty(name: str, num_tokens: int, completion: str) -> None:
     function = catalog.find("rewards", name)
-    assert -1.0 <= function(num_tokens=num_tokens) <= 0.0
-    assert function(**GOLD[name][1]) == 0.0
+    read = RewardInputs.of(name, function).required
+    offered = {"num_tokens": num_tokens, "completion": completion}
+    assert -1.0 <= function(**{key: offered[key] for key in read}) <= 0.0
+    gold, columns = GOLD[name]
+    assert function(**columns | ({"completion": gold} if "completion" in read else {})) == 0.0

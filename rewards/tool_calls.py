@@ -1,0 +1,51 @@
+"""Tool calls: does the completion call the right tools with the right arguments?"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from posttrain.reward import Graded
+
+_CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
+
+
+def tool_calls(
+    completion: str, expected_calls: Sequence[Mapping[str, Any]], *, ordered: bool = False, partial: bool = False
+) -> float:
+    """1.0 where the completion's calls are `expected_calls`, each {"name": ..., "arguments": {...}}, else 0.0.
+
+    Calls are JSON objects between <tool_call> and </tool_call>, as the chat templates of Qwen and Hermes write them; a
+    completion without any calls none. Arguments are equal as JSON values. ordered: in the same order. partial: instead
+    of 0.0, the share of right calls among the longer of both lists. A call that is not such an object is a wrong call.
+    """
+    found = [_call(text) for text in _CALL.findall(completion)]
+    wanted = [_canonical(call["name"], call.get("arguments") or {}) for call in expected_calls]
+    said = json.dumps(found) if found else None
+    if ordered:
+        right = sum(ours == theirs for ours, theirs in zip(found, wanted, strict=False))
+    else:
+        left = list(wanted)
+        right = 0
+        for call in found:
+            if call in left:
+                left.remove(call)
+                right += 1
+    longest = max(len(found), len(wanted))
+    share = right / longest if longest else 1.0
+    return Graded(share if partial else share == 1.0, said)
+
+
+def _call(text: str) -> str | None:
+    try:
+        call = json.loads(text)
+        arguments = call.get("arguments", call.get("parameters")) or {}
+        return _canonical(call["name"], json.loads(arguments) if isinstance(arguments, str) else arguments)
+    except (ValueError, KeyError, AttributeError, RecursionError):
+        return None
+
+
+def _canonical(name: str, arguments: Any) -> str:
+    return json.dumps([name, arguments], sort_keys=True)
