@@ -187,3 +187,36 @@ def test_a_closed_grader_says_so(two: Grader) -> None:
     two.close()
     with pytest.raises(RunError, match="closed"):
         two.grade([played("ab", answer="ab")])
+
+
+TRL_STYLE = '''
+def trl_style(completions, prompts, solution, log_extra=None, *, bonus: float = 0.0, **kwargs):
+    """As GRPOTrainer calls it: lists, and every column of the row."""
+    assert len(completions) == len(prompts) == len(solution) == len(kwargs["level"]) == 1
+    texts = [one if isinstance(one, str) else one[-1]["content"] for one in completions]
+    return [float(text == gold) + bonus * len(kwargs["completion_ids"][0]) for text, gold in zip(texts, solution)]
+'''
+
+
+def test_rewards_with_trl_s_signature_are_taken(write: Write) -> None:
+    write("trl_style", TRL_STYLE)
+    with Grader([RewardSpec("trl_style", settings={"bonus": 0.25})], workers=1) as grader:
+        right, wrong = played("4", solution="4", level=1), played("5", solution="4", level=2)
+        right.prompt = ({"role": "user", "content": "2 + 2?"},)
+        grader.grade([right, wrong])
+        assert (right.rewards, wrong.rewards) == ({"trl_style": 1.75}, {"trl_style": 0.75})
+        with pytest.raises(DataError, match="reads the column 'solution'"):
+            grader.check_columns(["level"])
+    with pytest.raises(RecipeError, match="level: unknown key"):
+        Grader([RewardSpec("trl_style", settings={"level": 1})])
+
+
+def test_rewards_of_trl_are_found_by_name() -> None:
+    specs = [RewardSpec("trl.accuracy_reward"), RewardSpec("trl.think_format_reward", 0.5)]
+    with Grader(specs, workers=1) as grader:
+        trajectory = played("<think>half</think>It is \\boxed{\\frac{1}{2}}.", solution="\\boxed{0.5}", other=3)
+        trajectory.prompt = ({"role": "user", "content": "?"},)
+        grader.grade([trajectory])
+        assert (trajectory.reward, trajectory.error) == (1.5, None)
+    with pytest.raises(UserError, match=r"'trl.acuracy_reward' is not a known reward; did you mean 'trl.accuracy"):
+        Grader([RewardSpec("trl.acuracy_reward")])

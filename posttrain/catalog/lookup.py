@@ -17,13 +17,20 @@ from posttrain.catalog.members import locate
 from posttrain.catalog.paths import NOUNS, PACKAGE, search_path
 from posttrain.errors import MissingDependencyError, RecipeError, UnknownNameError, did_you_mean
 
+TRL = "trl."
+"""How names of rewards begin that trl.rewards holds."""
+
 
 def find(kind: str, name: str) -> Any:
     """The function or class `name` of the file `<kind>/<name>.py`; for recipes, the file's path.
 
+    A reward "trl.<name>" is the function of trl.rewards.
+
     UnknownNameError: no such member, with the nearest name. MissingDependencyError: its module imports a package
     that is not installed. UserError: the file is not valid Python or does not define `name`.
     """
+    if kind == "rewards" and name.startswith(TRL):
+        return _of_trl(name)
     path = locate(kind, name)
     if kind == "recipes":
         return path
@@ -31,6 +38,17 @@ def find(kind: str, name: str) -> Any:
         if path.parent == PACKAGE / kind:
             return getattr(importlib.import_module(f"posttrain.{kind}.{name}"), name)
         return getattr(_import_member(f"posttrain.catalog.{kind}.{name}", path), name)
+
+
+def _of_trl(name: str) -> Any:
+    """The reward function `name` ("trl.accuracy_reward") of trl.rewards, which takes batches."""
+    with requirements_of(f"reward {name!r}"):
+        rewards = importlib.import_module("trl.rewards")
+    known = [one for one in getattr(rewards, "__all__", dir(rewards)) if one.endswith("_reward") and one[:4] != "get_"]
+    found = getattr(rewards, name.removeprefix(TRL), None)
+    if name.removeprefix(TRL) not in known or found is None:
+        raise UnknownNameError(f"{name!r} is not a known reward; {did_you_mean(name, [TRL + one for one in known])}")
+    return found
 
 
 def recipe_path(name_or_path: str | Path) -> Path:

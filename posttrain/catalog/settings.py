@@ -1,6 +1,7 @@
 """The signature is the schema: settings are the keyword-only parameters of the part's function or class.
 
-`**name: Unpack[SomeTypedDict]` stands for settings that several parts share; one that is not given is not passed.
+`**name: Unpack[SomeTypedDict]` stands for settings that several parts share; one that is not given is not
+passed. Any other `**name` takes no settings.
 """
 
 from __future__ import annotations
@@ -60,8 +61,6 @@ def validate_call(
         if own in [*parameters, *shared] and (own == key or own not in settings):
             checked[own], wrong = _check_value(key, value, hints.get(own, Any))
             mistakes += wrong
-        elif further is not None and not shared:
-            checked[key] = value
         else:
             mistakes.append(Mistake((key,), unknown_key(key, value, [*parameters, *shared])))
     for key, parameter in parameters.items():

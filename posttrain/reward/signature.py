@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from posttrain.errors import DataError, RecipeError, did_you_mean
 from posttrain.trajectory import Trajectory
 
+
+def said(trajectory: Trajectory) -> list[dict[str, str]]:
+    """The policy's messages."""
+    return [{"role": "assistant", "content": turn.text} for turn in trajectory.turns]
+
+
+_BATCHES: dict[str, Callable[[Trajectory], Any]] = {
+    "prompts": lambda trajectory: trajectory.prompt,
+    "completions": lambda trajectory: trajectory.completion if isinstance(trajectory.prompt, str) else said(trajectory),
+    "completion_ids": lambda trajectory: [token for turn in trajectory.turns for token in turn.completion_ids],
+}
+"""What TRL's rewards read, there for a batch."""
+
 _FROM_TRAJECTORY: dict[str, Callable[[Trajectory], Any]] = {
     "completion": lambda trajectory: trajectory.completion,
-    "completion_messages": lambda trajectory: [
-        {"role": "assistant", "content": turn.text} for turn in trajectory.turns
-    ],
+    "completion_messages": said,
     "prompt": lambda trajectory: trajectory.prompt,
     "stop_reason": lambda trajectory: str(trajectory.stop_reason),
     "num_tokens": lambda trajectory: trajectory.num_completion_tokens,
@@ -23,18 +34,30 @@ _FROM_TRAJECTORY: dict[str, Callable[[Trajectory], Any]] = {
 
 @dataclass(frozen=True)
 class RewardInputs:
-    """The inputs of one reward. required: without default. optional: passed where the row has the column."""
+    """The inputs of one reward. required: without default. optional: passed where the row has the column.
+
+    batched: it has TRL's signature, `def name(prompts, completions, <columns>, **kwargs) -> list[float]`: every input
+    is a list, here of one, and kwargs, where it has them (`everything`), take all columns of the row.
+    """
 
     reward: str
     required: tuple[str, ...]
     optional: tuple[str, ...]
+    batched: bool = False
+    everything: bool = False
 
     @classmethod
     def of(cls, reward: str, function: Callable[..., Any]) -> RewardInputs:
         """Read them from the function's signature; RecipeError where it has *args or **kwargs."""
         required: list[str] = []
         optional: list[str] = []
-        for parameter in inspect.signature(function).parameters.values():
+        parameters = inspect.signature(function).parameters
+        batched = is_batched(function)
+        everything = False
+        for parameter in parameters.values():
+            if batched and parameter.kind is parameter.VAR_KEYWORD:
+                everything = True
+                continue
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 raise RecipeError(
                     f"reward '{reward}': parameter '{parameter}' has no name to be filled by; allowed: completion, "
@@ -43,26 +66,36 @@ class RewardInputs:
             if parameter.kind is parameter.KEYWORD_ONLY:
                 continue
             (required if parameter.default is parameter.empty else optional).append(parameter.name)
-        return cls(reward, tuple(required), tuple(optional))
+        return cls(reward, tuple(required), tuple(optional), batched, everything)
 
     def check_columns(self, columns: Iterable[str]) -> None:
         """DataError where an input is neither of the trajectory's nor among `columns`."""
         present = sorted(set(columns))
         for name in self.required:
-            if name not in _FROM_TRAJECTORY and name not in present:
+            if name not in self._provided and name not in present:
                 raise DataError(
                     f"reward '{self.reward}' reads the column '{name}', which the prompts do not have; columns "
-                    f"present: {', '.join(present) or 'none'}; {did_you_mean(name, [*present, *_FROM_TRAJECTORY])}"
+                    f"present: {', '.join(present) or 'none'}; {did_you_mean(name, [*present, *self._provided])}"
                 )
 
     def missing(self, trajectory: Trajectory) -> str | None:
         """The first required column that this trajectory's row lacks."""
-        return next((n for n in self.required if n not in _FROM_TRAJECTORY and n not in trajectory.columns), None)
+        return next((n for n in self.required if n not in self._provided and n not in trajectory.columns), None)
 
     def read(self, trajectory: Trajectory) -> dict[str, Any]:
         """Keyword arguments for the call; what a trajectory provides goes before a column of the same name."""
-        present = [n for n in self.optional if n in _FROM_TRAJECTORY or n in trajectory.columns]
-        return {
-            name: _FROM_TRAJECTORY[name](trajectory) if name in _FROM_TRAJECTORY else trajectory.columns[name]
-            for name in (*self.required, *present)
-        }
+        provided = self._provided
+        wanted = {*self.optional, *trajectory.columns, *provided} if self.everything else set(self.optional)
+        names = [*self.required, *sorted(n for n in wanted if n in provided or n in trajectory.columns)]
+        values = {n: provided[n](trajectory) if n in provided else trajectory.columns[n] for n in names}
+        return {name: [value] for name, value in values.items()} if self.batched else values
+
+    @property
+    def _provided(self) -> Mapping[str, Callable[[Trajectory], Any]]:
+        """What a trajectory provides, whatever the columns."""
+        return _BATCHES if self.batched else _FROM_TRAJECTORY
+
+
+def is_batched(function: Callable[..., Any]) -> bool:
+    """Whether it has TRL's signature, over lists."""
+    return not _BATCHES.keys().isdisjoint(inspect.signature(function).parameters)

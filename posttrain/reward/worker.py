@@ -23,6 +23,7 @@ from typing import Any
 from posttrain import catalog
 from posttrain.errors import UserError
 from posttrain.reward.graded import Graded
+from posttrain.reward.signature import is_batched
 
 Reward = Callable[..., Any]
 Call = tuple[int, dict[str, Any]]
@@ -109,7 +110,14 @@ def _load(name: str, settings: dict[str, Any]) -> Reward:
     warm_up = getattr(sys.modules[function.__module__], "warm_up", None)
     if warm_up is not None:
         warm_up()
-    return partial(function, **settings)
+    reward = partial(function, **settings)
+    return partial(_only_one, reward) if is_batched(function) else reward
+
+
+def _only_one(reward: Reward, **inputs: Any) -> Any:
+    """The value of a batch of one."""
+    (value,) = reward(**inputs)
+    return value
 
 
 def _serve(pipe: Connection[Any, Any], rewards: Sequence[Reward], setup: Setup) -> bool:

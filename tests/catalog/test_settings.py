@@ -45,8 +45,9 @@ def test_unpacked_settings_are_checked_and_only_passed_where_given(tmp_path):
         catalog.check("rewards", "shared_part", {"titel": "x"})
 
 
-def test_variable_keywords_take_any_further_setting():
-    assert catalog.build("rewards", "open_part", {"colour": "red"}) == {"colour": "red"}
+def test_variable_keywords_take_no_settings():
+    with pytest.raises(RecipeError, match="colour: unknown key"):
+        catalog.check("rewards", "open_part", {"colour": "red"})
 
 
 @pytest.mark.parametrize(
