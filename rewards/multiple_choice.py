@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import string
+from collections.abc import Sequence
 
 from posttrain.errors import DataError
 from posttrain.reward import Graded
@@ -12,14 +14,19 @@ _ALONE = re.compile(r"(?<![A-Za-z'])\(?([A-Z])\)?(?=[.:)]|$)")
 _LETTER = re.compile(r"\(?([A-Za-z])\)?[.:)]?")
 
 
-def multiple_choice(completion: str, answer: str, *, letters: str = "ABCDEFGHIJ") -> float:
+def multiple_choice(
+    completion: str, answer: str, labels: Sequence[str] | None = None, *, letters: str = string.ascii_uppercase
+) -> float:
     """1.0 where the completion chooses the letter `answer`, else 0.0.
 
     The choice is the letter in the last \\boxed{}, else the last that the completion calls its answer ("the answer is
     (C)"), else the completion where it is a letter alone or begins a line with one ("C. Paris"), the last such line.
-    A thought up to "</think>" is not looked at. letters: those there are. DataError where `answer` is none of them.
+    A thought up to "</think>" is not looked at. labels: where the row's options have names of their own ("1", "2", ...),
+    all of them in order; `answer` is then one of these. letters: those there are. DataError where `answer` is none.
     """
     gold = str(answer).strip().upper()
+    if labels is not None and str(answer) in labels:
+        gold = letters[list(labels).index(str(answer))]
     if len(gold) != 1 or gold not in letters:
         raise DataError(f"multiple_choice: the column 'answer' is {answer!r:.100}; allowed: one letter of {letters}")
     found = _choice(completion.rpartition("</think>")[2])

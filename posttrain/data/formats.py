@@ -8,15 +8,16 @@
     trajectories    as demonstrations, with {"reward"}: a number, or null for ungraded; maybe with {"solved"}, and
                     {"stop_reason"}, "length" where the completion was cut off; the lines of a run's rollouts/ are such
 
-Each text is either plain or a list of messages. Recipes rename columns, make the prompt from a template, put a system
-message in front, or turn plain text into a conversation (see `SourceSettings`).
+Each text is either plain or a list of messages. Recipes rename columns, make the prompt from a template (where
+"{options:letters}" writes a list as "A. ...", "B. ...", a line each), put a system message in front, or turn plain text
+into a conversation (see `SourceSettings`).
 """
 
 from __future__ import annotations
 
 import math
 import string
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,8 +118,16 @@ def fill(template: Template, columns: Mapping[str, Any]) -> str:
             if columns.get(column) is None:
                 problem = "is null" if column in columns else f"does not exist, {did_you_mean(column, columns)}"
                 raise BadRowError(f"template: column '{column}' {problem}")
-            text += format(columns[column], spec)
+            value = columns[column]
+            text += lettered(value) if spec == "letters" and isinstance(value, list | tuple) else format(value, spec)
     return text
+
+
+def lettered(options: Sequence[Any]) -> str:
+    """A line an option: "A. first", "B. second", ...; BadRowError for more than the alphabet has."""
+    if len(options) > len(string.ascii_uppercase):
+        raise BadRowError(f"{len(options)} options; allowed: at most {len(string.ascii_uppercase)}")
+    return "\n".join(f"{letter}. {option}" for letter, option in zip(string.ascii_uppercase, options, strict=False))
 
 
 def _prompts(columns: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypedDict
 
 from posttrain.config.schema import SourceSettings
+from posttrain.data.examples import Example
 from posttrain.data.readers import READERS, read_rows
 from posttrain.evaluation.benchmark import Benchmark
 from posttrain.reward import RewardSpec
 
 BOXED = "{problem}\nPlease reason step by step, and put your final answer within \\boxed{{}}."
+CHOICE = "{problem}\n\n{options:letters}\n\nPlease reason step by step, and put the letter of your answer within \\boxed{{}}."
 COMPETITION: dict[str, Any] = {"temperature": 0.6, "top_p": 0.95, "max_tokens": 8192}
 """How HPT samples competitions (arXiv 2509.04419, section 4.1), there with 32 completions a problem."""
 
@@ -48,11 +51,13 @@ def question_benchmark(
     answer: str = "answer",
     samples: int = 1,
     template: str = BOXED,
+    columns: Mapping[str, str] | None = None,
+    prepare: Callable[[Example], Example] | None = None,
     **sampling: Any,
 ) -> Benchmark:
     """The benchmark of the hub's dataset `path` (`subset`, `split`), or of a local file, as `asked` says.
 
-    template and sampling: what holds where `asked` says nothing else. Where the file lacks the columns `problem` and
+    template and sampling: what holds where `asked` says nothing else. columns: further ones, ours -> the dataset's. Where the file lacks the columns `problem` and
     `answer`, and none are named, its own first of the usual names are taken. Rewards find the columns as "problem" and
     "answer".
     """
@@ -63,12 +68,12 @@ def question_benchmark(
         path=data or path,
         name=None if data else subset,
         split="train" if data else split,
-        columns={"problem": problem, "answer": answer},
+        columns={"problem": problem, "answer": answer, **(columns or {})},
         template=asked.get("template", template),
         system=asked.get("system"),
         chat=asked.get("chat", True),
     )
-    return Benchmark(name, source, rewards, samples=samples, **sampling)
+    return Benchmark(name, source, rewards, samples=samples, prepare=prepare, **sampling)
 
 
 def _columns(asked: Asked, problem: str, answer: str) -> tuple[str, str]:

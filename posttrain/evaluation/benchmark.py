@@ -6,9 +6,11 @@ are the benchmark's settings in recipes and on the command line.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from posttrain.config.schema import Named, SourceSettings
+from posttrain.data.examples import Example
 from posttrain.errors import RecipeError
 from posttrain.reward import RewardSpec
 
@@ -19,7 +21,7 @@ class Benchmark:
 
     source: the prompts. rewards: as in a recipe; an item is solved where the outcome reward reaches 1.0. max_tokens:
     of one completion. temperature 0 is greedy. samples: completions per item, more than one only where temperature is
-    above 0. RecipeError where a number is out of its range.
+    above 0. prepare: makes the item that is asked of the one that was read. RecipeError where a number is out of range.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Benchmark:
     top_p: float = 1.0
     top_k: int = 0
     samples: int = 1
+    prepare: Callable[[Example], Example] | None = None
 
     def __post_init__(self) -> None:
         self._require("max_tokens", self.max_tokens >= 1, "at least 1")

@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -152,8 +152,9 @@ def _samples_file(
     directory = Path(model)
     weights = sorted(directory.glob("*.safetensors")) if directory.is_dir() else []
     code = [Path(__file__).parent / "runner.py", *(locate("rewards", one.name) for one in benchmark.rewards)]
+    asked = asdict(replace(benchmark, prepare=None))
     identity = {
-        "benchmark": json.loads(json.dumps(asdict(benchmark), default=repr)),
+        "benchmark": json.loads(json.dumps(asked, default=repr)),
         "model": str(directory.resolve() if directory.is_dir() else model),
         "weights": [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in weights],
         "engine": engine,

@@ -23,7 +23,8 @@ from posttrain.trajectory import Group, Trajectory
 def load_items(benchmark: Benchmark, limit: int | None = None) -> Sequence[Example]:
     """The benchmark's items, the first `limit` of them; DataError where there are none."""
     source = benchmark.source if limit is None else benchmark.source.model_copy(update={"limit": limit})
-    return load_source(source, "prompts")
+    items = load_source(source, "prompts")
+    return items if benchmark.prepare is None else [benchmark.prepare(item) for item in items]
 
 
 def make_grader(benchmark: Benchmark, **limits: Any) -> Grader:

@@ -26,6 +26,12 @@ class Case:
     rows: tuple[dict[str, Any], ...] = ()
 
 
+def _line_with(item: Example, option: str) -> str:
+    """The letter whose line in the question holds the option."""
+    lines = item.prompt[-1]["content"].splitlines()  # type: ignore[index]
+    return next(line[0] for line in lines if line.endswith(f". {option}"))
+
+
 CASES = {
     "gsm8k": Case(
         gold=lambda item: str(item.columns["answer"]),
@@ -54,6 +60,25 @@ CASES = {
             "minerva_math": "question",
         }.items()
     },
+    "arc_challenge": Case(
+        gold=lambda item: f"So \\boxed{{{'ABCD'[list(item.columns['labels']).index(item.columns['answer'])]}}}",
+        rows=(
+            {"question": "Which?", "choices": {"text": ["tin", "oak"], "label": ["A", "B"]}, "answerKey": "B"},
+            {"question": "How?", "choices": {"text": ["up", "in", "on"], "label": ["1", "2", "3"]}, "answerKey": "3"},
+        ),
+    ),
+    "mmlu_pro": Case(
+        gold=lambda item: f"The answer is ({item.columns['answer']}).",
+        rows=({"question": "Which?", "options": list("abcdefghij"), "answer": "J", "answer_index": 9},),
+    ),
+    "gpqa_diamond": Case(
+        gold=lambda item: _line_with(item, "right"),
+        rows=tuple(
+            {"Question": f"Which {n}?", "Correct Answer": "right\n"}
+            | {f"Incorrect Answer {k}": f"wrong {k}" for k in (1, 2, 3)}
+            for n in range(6)
+        ),
+    ),
     "olympiad_bench": Case(
         gold=lambda item: f"Thus \\boxed{{{', '.join(item.columns['answer'])}}}.",
         rows=(
@@ -136,3 +161,12 @@ def test_competitions_are_sampled_as_hpt_does() -> None:
 def test_reasoning_gym_problems_are_far_from_training_seeds() -> None:
     settings = catalog.check("eval", "reasoning_gym", {"dataset": "chain_sum"})
     assert settings["seed"] > 10**8
+
+
+def test_options_are_lettered_and_gpqa_shuffles_them(tmp_path: Path) -> None:
+    data = tmp_path / "items.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in CASES["gpqa_diamond"].rows))
+    items = load_items(catalog.build("eval", "gpqa_diamond", {"data": str(data)}))
+    assert items[0].prompt[-1]["content"].startswith("Which 0?\n\nA. ")
+    assert len({item.columns["answer"] for item in items}) > 1
+    assert items == load_items(catalog.build("eval", "gpqa_diamond", {"data": str(data)}))
