@@ -21,8 +21,9 @@ def multiple_choice(
 
     The choice is the letter in the last \\boxed{}, else the last that the completion calls its answer ("the answer is
     (C)"), else the completion where it is a letter alone or begins a line with one ("C. Paris"), the last such line.
-    A thought up to "</think>" is not looked at. labels: where the row's options have names of their own ("1", "2", ...),
-    all of them in order; `answer` is then one of these. letters: those there are. DataError where `answer` is none.
+    A thought up to "</think>" is not looked at. labels: where the row's options have names of their own ("1", "2",
+    ...), all of them in order; `answer` is then one of these. letters: those there are. DataError where `answer` is
+    none.
     """
     gold = str(answer).strip().upper()
     if labels is not None and str(answer) in labels:

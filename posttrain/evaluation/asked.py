@@ -14,7 +14,10 @@ from posttrain.evaluation.benchmark import Benchmark
 from posttrain.reward import RewardSpec
 
 BOXED = "{problem}\nPlease reason step by step, and put your final answer within \\boxed{{}}."
-CHOICE = "{problem}\n\n{options:letters}\n\nPlease reason step by step, and put the letter of your answer within \\boxed{{}}."
+CHOICE = (
+    "{problem}\n\n{options:letters}\n\nPlease reason step by step, and put the letter of your answer within "
+    "\\boxed{{}}."
+)
 COMPETITION: dict[str, Any] = {"temperature": 0.6, "top_p": 0.95, "max_tokens": 8192}
 """How HPT samples competitions (arXiv 2509.04419, section 4.1), there with 32 completions a problem."""
 
@@ -57,9 +60,9 @@ def question_benchmark(
 ) -> Benchmark:
     """The benchmark of the hub's dataset `path` (`subset`, `split`), or of a local file, as `asked` says.
 
-    template and sampling: what holds where `asked` says nothing else. columns: further ones, ours -> the dataset's. Where the file lacks the columns `problem` and
-    `answer`, and none are named, its own first of the usual names are taken. Rewards find the columns as "problem" and
-    "answer".
+    template and sampling: what holds where `asked` says nothing else. columns: further ones, ours -> the dataset's.
+    Where the file lacks the columns `problem` and `answer`, and none are named, its own first of the usual names are
+    taken. Rewards find the columns as "problem" and "answer".
     """
     data = asked.get("data")
     problem, answer = _columns(asked, problem, answer)
