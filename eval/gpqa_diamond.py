@@ -8,7 +8,7 @@ from typing import Unpack
 
 from posttrain.data.examples import Example
 from posttrain.data.formats import lettered
-from posttrain.evaluation.asked import Asked, question_benchmark
+from posttrain.evaluation.asked import Asked, continued, question_benchmark
 from posttrain.evaluation.benchmark import Benchmark
 from posttrain.reward import RewardSpec
 
@@ -39,9 +39,5 @@ def _shuffled(item: Example) -> Example:
     options = [columns["Correct Answer"], *(columns[f"Incorrect Answer {number}"] for number in (1, 2, 3))]
     order = random.Random(f"{_ORDER} {columns['problem']}").sample(range(4), 4)
     asked = f"\n\n{lettered([str(options[place]).strip() for place in order])}\n\n{_ASKED}"
-    prompt = item.prompt
-    if isinstance(prompt, str):
-        prompt += asked
-    else:
-        prompt = (*prompt[:-1], {**prompt[-1], "content": prompt[-1]["content"] + asked})
-    return replace(item, prompt=prompt, columns={**columns, "answer": "ABCD"[order.index(0)]})
+    right = "ABCD"[order.index(0)]
+    return replace(item, prompt=continued(item.prompt, asked), columns={**columns, "answer": right})

@@ -12,6 +12,7 @@ from posttrain.data.examples import Example
 from posttrain.data.readers import READERS, read_rows
 from posttrain.evaluation.benchmark import Benchmark
 from posttrain.reward import RewardSpec
+from posttrain.trajectory import Prompt
 
 BOXED = "{problem}\nPlease reason step by step, and put your final answer within \\boxed{{}}."
 CHOICE = (
@@ -77,6 +78,13 @@ def question_benchmark(
         chat=asked.get("chat", True),
     )
     return Benchmark(name, source, rewards, samples=samples, prepare=prepare, **sampling)
+
+
+def continued(prompt: Prompt, text: str) -> Prompt:
+    """The prompt with `text` at the end of its last message."""
+    if isinstance(prompt, str):
+        return prompt + text
+    return (*prompt[:-1], {**prompt[-1], "content": prompt[-1]["content"] + text})
 
 
 def _columns(asked: Asked, problem: str, answer: str) -> tuple[str, str]:

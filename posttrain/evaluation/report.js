@@ -197,6 +197,8 @@ const scale = data.rollouts.reduce((most, one) => {
 
 const textOf = (one) => one.tokens ? one.tokens.join("") : one.completion || "";
 const resultOf = (one) => one.reward === null || one.reward === undefined ? "ungraded" : one.solved ? "solved" : "not solved";
+const DROPPED = { alike: "not trained on: its group ended alike", stale: "not trained on: sampled by too old a policy",
+  unused: "not trained on" };
 const advantageOf = (one, i) => (Array.isArray(one.advantage) ? one.advantage[i] : one.advantage) ?? null;
 
 // Characters that a browser would hide or obey become visible.
@@ -213,7 +215,7 @@ function applyFilters() {
   const [low, high] = [wanted.low, wanted.high].map((text) => (text === "" ? null : Number(text)));
   found = data.rollouts.filter((one) =>
     (!wanted.step || String(one.step) === wanted.step) && (!wanted.group || one.prompt_id === wanted.group)
-    && (!wanted.result || resultOf(one) === wanted.result)
+    && (!wanted.result || (wanted.result === "not trained on" ? Boolean(one.dropped) : resultOf(one) === wanted.result))
     && (low === null || (one.reward !== null && one.reward >= low)) && (high === null || (one.reward !== null && one.reward <= high))
     && (!wanted.text || textOf(one).includes(wanted.text)));
   list.replaceChildren(...found.slice(0, MAX_LISTED).map(row));
@@ -228,9 +230,9 @@ function mark(one) {
 }
 
 function row(one, i) {
-  return make("li", { onclick: () => open(i) },
-    make("span", { className: "where", title: "step, group, attempt",
-      textContent: `s${one.step} g${one.group ?? "–"} #${one.attempt ?? "–"}` }),
+  return make("li", { onclick: () => open(i), className: one.dropped ? "dropped" : "", title: one.dropped ? DROPPED[one.dropped] : "" },
+    make("span", { className: "where", title: one.sample === undefined ? "step, group, attempt" : "step, group, sample",
+      textContent: `s${one.step} g${one.rank ? `${one.rank}.` : ""}${one.group ?? "–"} #${one.sample ?? one.attempt ?? "–"}` }),
     make("span", { className: "start", textContent: visible(textOf(one).slice(0, 80)) || "(empty)" }), mark(one));
 }
 
@@ -248,18 +250,26 @@ function open(i) {
     if (item.offsetTop < list.scrollTop + list.offsetTop || item.offsetTop + item.offsetHeight > list.scrollTop + list.offsetTop + list.clientHeight)
       list.scrollTop = item.offsetTop - list.offsetTop - list.clientHeight / 2;
   }
-  article.replaceChildren(bar(one, i), facts(one), ...data.prompts[one.prompt].map(bubble), completion(one), legend(one));
+  article.replaceChildren(bar(one, i), facts(one), ...data.prompts[one.prompt].map(bubble), ...turns(one), legend(one));
 }
 
 function bar(one, i) {
   const go = (by, label, key) => make("button", { type: "button", textContent: label, title: `key ${key}`, onclick: () => move(by) });
-  return make("div", { className: "bar" }, mark(one), one.error ? make("span", { className: "error", textContent: visible(one.error) }) : null,
+  return make("div", { className: "bar" }, mark(one), one.dropped ? make("span", { className: "left", textContent: DROPPED[one.dropped] }) : null,
+    one.error ? make("span", { className: "error", textContent: visible(one.error) }) : null,
     make("span", { className: "push" }, `${i + 1} of ${found.length}`, go(-1, "← previous", "←"), go(1, "next →", "→")));
 }
 
+const seconds = (value) => (value ? `${figure(value)} s` : null);
+const numTokens = (one) => one.turns && one.turns.length ? one.turns.reduce((sum, turn) => sum + turn.num_tokens, 0) : one.tokens ? one.tokens.length : null;
+
 function facts(one) {
-  const values = { step: one.step, prompt: one.prompt_id, group: one.group, attempt: one.attempt, "stopped by": one.stop_reason,
-    tokens: one.tokens ? one.tokens.length : null, "policy version": one.policy_version };
+  const several = one.turns && one.turns.length > 1;
+  const versions = one.turns ? [...new Set(one.turns.map((turn) => turn.policy_version))] : [one.policy_version];
+  const values = { step: one.step, prompt: one.prompt_id, group: one.group, rank: one.rank || null, sample: one.sample,
+    attempt: one.attempt, by: one.by === "reference" ? one.by : null, turns: several ? one.turns.length : null,
+    "stopped by": one.stop_reason, tokens: numTokens(one), "policy version": versions.length ? versions.join(", ") : null,
+    "sampled in": seconds(one.generation_seconds), "graded in": seconds(one.grading_seconds) };
   for (const [name, value] of Object.entries(one.rewards || {})) values[`reward ${name}`] = value === null ? "failed" : figure(value);
   return make("dl", {}, ...Object.entries(values).filter(([, value]) => value !== null && value !== undefined)
     .map(([name, value]) => make("div", {}, make("dt", { textContent: visible(name) }), make("dd", { textContent: visible(String(value)) }))));
@@ -280,16 +290,30 @@ function shade(one, i) {
   return `rgba(${advantage > 0 ? "38, 166, 91" : "224, 62, 62"}, ${(0.1 + 0.5 * Math.abs(advantage) / scale).toFixed(3)})`;
 }
 
-function completion(one) {
+// What was sampled, a bubble a turn, with what the policy read before it.
+function turns(one) {
+  const whole = [{ start: 0, before: "" }];
+  const each = one.tokens && one.turns && one.turns.length ? one.turns : whole;
+  return each.flatMap((turn, k) => {
+    const said = turn.before ? [make("div", { className: "bubble" },
+      make("small", { textContent: k ? "environment" : "given, from a demonstration" }),
+      make("div", { className: "text", textContent: visible(turn.before) }))] : [];
+    return [...said, sampled(one, turn, k + 1 < each.length ? each[k + 1].start : Infinity, each.length > 1 ? `turn ${k + 1}` : "")];
+  });
+}
+
+function sampled(one, turn, end, name) {
   const text = make("div", { className: "text" });
-  if (one.tokens) one.tokens.forEach((token, i) => {
+  if (one.tokens) one.tokens.slice(turn.start, end).forEach((token, k) => {
     const span = make("span", { textContent: visible(token).replace(/\n/g, "↵\n") || "∅" });
-    span.dataset.i = i;
-    span.style.background = shade(one, i);
+    span.dataset.i = turn.start + k;
+    span.style.background = shade(one, turn.start + k);
     text.append(span);
   });
   else text.append(visible(one.completion || "") || make("span", { className: "mute", textContent: "(nothing was sampled)" }));
-  return make("div", { className: "bubble policy" }, make("small", { textContent: "policy" }), text);
+  const what = name ? [`version ${turn.policy_version}`, `${turn.num_tokens} tokens`, turn.stop_reason] : [];
+  const label = [one.by === "reference" ? "reference" : "policy", name, ...what].filter(Boolean).join(" · ");
+  return make("div", { className: "bubble policy" }, make("small", { textContent: label }), text);
 }
 
 function legend(one) {

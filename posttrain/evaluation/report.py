@@ -19,6 +19,8 @@ from typing import Any
 from posttrain import __version__
 from posttrain.errors import DataError
 from posttrain.evaluation.report_data import Rollouts, curves, read_jsonl, read_rollouts
+from posttrain.evaluation.report_store import stored_rollouts
+from posttrain.trajectory import Dropped
 
 _HERE = Path(__file__).parent
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -30,6 +32,11 @@ _COUNTS = {
     "num_sequences": "training sequences",
     "num_pruned": "sequences pruned before the forward pass",
 }
+_DROPPED: dict[str, str] = {
+    Dropped.ALIKE: "dynamic sampling drew another prompt: all of the group ended alike",
+    Dropped.STALE: "sampled by a policy older than the recipe allows",
+    Dropped.UNUSED: "it failed, or no pair of rollouts has it",
+}
 
 
 def write_report(run_dir: Path) -> Path:
@@ -40,19 +47,19 @@ def write_report(run_dir: Path) -> Path:
     """
     metrics, bad_metrics = read_jsonl(run_dir / "metrics.jsonl")
     evaluations, bad_evaluations = read_jsonl(run_dir / "evaluations.jsonl")
-    rollouts = read_rollouts(run_dir / "rollouts")
+    rollouts = stored_rollouts(run_dir) or read_rollouts(run_dir / "rollouts")
     texts = {name: _text(run_dir / name) for name in ("objective.txt", "recipe.yaml")}
     if not metrics and not evaluations and not rollouts.records and not any(texts.values()):
         raise DataError(
-            f"{run_dir}: not a run directory; a report is made of metrics.jsonl, evaluations.jsonl, rollouts/, "
-            "objective.txt or recipe.yaml, and none is there"
+            f"{run_dir}: not a run directory; a report is made of metrics.jsonl, evaluations.jsonl, "
+            "trajectories/, rollouts/, objective.txt or recipe.yaml, and none is there"
         )
     metrics = list({row["step"]: row for row in metrics if isinstance(row.get("step"), int)}.values())
     evaluations = list({(row.get("step"), row.get("benchmark")): row for row in evaluations}.values())
     unreadable = {
         "metrics.jsonl": bad_metrics,
         "evaluations.jsonl": bad_evaluations,
-        "rollouts/": rollouts.num_unreadable,
+        "rollouts/" if rollouts.num_played is None else "trajectories/": rollouts.num_unreadable,
     }
     parts = {
         "title": _escape(run_dir.resolve().name),
@@ -153,7 +160,8 @@ def _median(metrics: Iterable[Mapping[str, Any]], key: str) -> float | None:
 
 
 def _notes(unreadable: Mapping[str, int]) -> str:
-    notes = [f"{count} unreadable line(s) of {name} left out." for name, count in unreadable.items() if count]
+    parts = {"trajectories/": "shard"}
+    notes = [f"{n} unreadable {parts.get(name, 'line')}(s) of {name} left out." for name, n in unreadable.items() if n]
     return "".join(f"<p class=note>{note}</p>" for note in notes)
 
 
@@ -180,27 +188,35 @@ def _counts(metrics: list[dict[str, Any]], rollouts: Rollouts) -> str:
     last = metrics[-1] if metrics else {}
     rows += [(name, last[key]) for key, name in (("epoch", "epoch"), ("skipped_steps", "skipped steps")) if key in last]
     total = _table(["whole run", ""], [f"<td>{name}</td><td>{_figure(value)}</td>" for name, value in rows])
-    causes = Counter(str(record["error"]) for record in rollouts.records if record.get("error"))
+    among = f"the {len(rollouts.records)} on this page" if rollouts.num_played is None else "all"
+    failures = _causes(f"why rollouts failed, among {among}", rollouts.causes)
+    dropped = Counter({_DROPPED.get(reason, reason): count for reason, count in rollouts.dropped.items()})
+    left_out = _causes("why nothing was trained on rollouts", dropped)
+    return (total if rows else "") + failures + left_out or "<p class=empty>No counts.</p>"
+
+
+def _causes(head: str, causes: Counter[str]) -> str:
     lines = [f"<td>{_figure(count)}</td><td>{_escape(cause)}</td>" for cause, count in causes.most_common(20)]
-    failures = (
-        _table(["", f"why rollouts failed, among the {len(rollouts.records)} on this page"], lines) if lines else ""
-    )
-    return (total if rows else "") + failures or "<p class=empty>No counts.</p>"
+    return _table(["", head], lines) if lines else ""
 
 
 def _left_out(rollouts: Rollouts) -> str:
-    if not rollouts.steps_left_out and not rollouts.num_cut:
-        return ""
     notes = []
-    if rollouts.steps_left_out:
-        kept = len({record["step"] for record in rollouts.records})
+    kept = len({record["step"] for record in rollouts.records})
+    if rollouts.num_played is not None:
+        if rollouts.num_played > len(rollouts.records):
+            notes.append(
+                f"{len(rollouts.records):,} of the run's {rollouts.num_played:,} rollouts are here, of {kept} steps "
+                "spread over it; trajectories/ holds all."
+            )
+    elif rollouts.steps_left_out:
         steps = ", ".join(map(str, rollouts.steps_left_out[:40])) + (", …" if len(rollouts.steps_left_out) > 40 else "")
         notes.append(
             f"Rollouts of {kept} steps are here; to bound the size of this page, those of steps {steps} are not."
         )
     if rollouts.num_cut:
         notes.append(f"Very long rollouts are cut in the middle ({rollouts.num_cut}).")
-    return f"<p class=note>{' '.join(notes)}</p>"
+    return f"<p class=note>{' '.join(notes)}</p>" if notes else ""
 
 
 def _table(heads: Iterable[str], lines: Iterable[str]) -> str:

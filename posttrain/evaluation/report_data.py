@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,8 +23,9 @@ Row = dict[str, Any]
 class Rollouts:
     """Trajectories to read, the newest step first.
 
-    prompts: each distinct one once; a record's "prompt" is its index. steps_left_out: steps whose file was not (or not
-    wholly) taken. num_cut: records shortened in their middle.
+    prompts: each distinct one once; a record's "prompt" is its index. steps_left_out: steps whose rollouts were not (or
+    not wholly) taken. num_cut: records shortened in their middle. num_played: of the whole run, where that is known.
+    causes: why rollouts failed, dropped: why nothing was trained on them, both counted over all that were looked at.
     """
 
     records: list[Row] = field(default_factory=list)
@@ -31,6 +33,32 @@ class Rollouts:
     steps_left_out: list[int] = field(default_factory=list)
     num_unreadable: int = 0
     num_cut: int = 0
+    num_played: int | None = None
+    causes: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    _indices: dict[str, int] = field(default_factory=dict)
+    _used: int = 0
+
+    def add(self, record: Row, prompt: Any, *, cut: bool, limit: int) -> bool:
+        """Take a record and its prompt, unless the page would be more than `limit` characters long; whether it fits."""
+        written = json.dumps(prompt)
+        index = self._indices.get(written, len(self.prompts))
+        new = index == len(self.prompts)
+        size = len(json.dumps(record)) + (len(written) if new else 0)
+        if self._used + size > limit:
+            return False
+        self._used += size
+        self._indices[written] = index
+        if new:
+            self.prompts.append(_short_prompt(prompt))
+        self.records.append(record | {"prompt": index})
+        self.num_cut += cut
+        return True
+
+    def sort(self) -> None:
+        """The newest step first."""
+        self.steps_left_out.sort()
+        self.records.sort(key=lambda record: -int(record["step"]))
 
 
 def read_jsonl(path: Path) -> tuple[list[Row], int]:
@@ -106,33 +134,24 @@ def read_rollouts(folder: Path, limit: int = MAX_ROLLOUT_CHARACTERS) -> Rollouts
         if (match := re.fullmatch(r"step_(\d+)\.jsonl", path.name))
     }
     found = Rollouts()
-    indices: dict[str, int] = {}
-    used = 0
     full = False
-    for step in _spread(sorted(files)):
+    for step in spread(sorted(files)):
         for row in () if full else _rows(files[step]):
             if row is None:
                 found.num_unreadable += 1
                 continue
-            prompt = json.dumps(row.get("prompt"))
-            record, cut = _record(row, step, indices.setdefault(prompt, len(indices)))
-            size = len(json.dumps(record)) + (len(prompt) if record["prompt"] == len(found.prompts) else 0)
-            full = used + size > limit
+            record, cut = _record(row, step)
+            full = not found.add(record, row.get("prompt"), cut=cut, limit=limit)
             if full:
                 break
-            used += size
-            if record["prompt"] == len(found.prompts):
-                found.prompts.append(_short_prompt(row.get("prompt")))
-            found.records.append(record)
-            found.num_cut += cut
+            found.causes.update([str(row["error"])] if row.get("error") else [])
         if full:
             found.steps_left_out.append(step)
-    found.steps_left_out.sort()
-    found.records.sort(key=lambda record: -int(record["step"]))
+    found.sort()
     return found
 
 
-def _spread(steps: Sequence[int]) -> Iterator[int]:
+def spread(steps: Sequence[int]) -> Iterator[int]:
     """Last, first, then the middle of every gap, wide gaps first."""
     if steps:
         yield steps[-1]
@@ -149,23 +168,29 @@ def _spread(steps: Sequence[int]) -> Iterator[int]:
         gaps = wider
 
 
-def _record(row: Row, step: int, prompt: int) -> tuple[Row, bool]:
-    """A trajectory as the page takes it; tokens only where they fit their logprobs."""
+def _record(row: Row, step: int) -> tuple[Row, bool]:
+    """A line of rollouts/ as the page takes it, and whether it was cut."""
+    names = ("group", "prompt_id", "attempt", "by", "reward", "rewards", "solved", "stop_reason", "error")
+    record = {"step": step} | {name: row.get(name) for name in (*names, "policy_version")}
     tokens = [str(token) for token in row.get("tokens") or ()]
-    logprobs = _numbers(row.get("logprobs"), len(tokens))
-    advantage = _numbers(row.get("advantage"), len(tokens))
-    completion = str(row.get("completion") or "")
-    cut = len(tokens) > MAX_TOKENS or (not tokens and len(completion) > MAX_TEXT)
-    names = ("group", "prompt_id", "attempt", "reward", "rewards", "solved", "stop_reason", "error", "policy_version")
-    record = {"step": step, "prompt": prompt} | {name: row.get(name) for name in names}
+    sampled, cut = sampled_tokens(tokens, row.get("logprobs"), row.get("advantage"), str(row.get("completion") or ""))
+    return record | sampled, cut
+
+
+def sampled_tokens(tokens: list[str], logprobs: Any, advantage: Any, completion: str) -> tuple[Row, bool]:
+    """What was sampled as the page takes it, and whether it was cut: tokens, or the text where there are none.
+
+    Logprobs and advantages only where they fit the tokens; an advantage that all share once.
+    """
     if not tokens:
-        return record | {"completion": _short(completion)}, cut
-    record["tokens"] = _ends(tokens, f" [… {len(tokens) - MAX_TOKENS} tokens left out …] ")
-    record["logprobs"] = _ends(logprobs, None)
-    record["advantage"] = _ends(advantage, None)
-    if len(set(advantage)) == 1:
-        record["advantage"] = advantage[0]
-    return record, cut
+        return {"completion": short(completion)}, len(completion) > MAX_TEXT
+    numbers = _numbers(advantage, len(tokens))
+    record = {
+        "tokens": _ends(tokens, f" [… {len(tokens) - MAX_TOKENS} tokens left out …] "),
+        "logprobs": _ends(_numbers(logprobs, len(tokens)), None),
+        "advantage": numbers[0] if len(set(numbers)) == 1 else _ends(numbers, None),
+    }
+    return record, len(tokens) > MAX_TOKENS
 
 
 def _numbers(values: Any, length: int) -> list[float | None]:
@@ -180,10 +205,11 @@ def _ends(values: list[Any], middle: Any) -> list[Any]:
     return [*values[: MAX_TOKENS // 2], middle, *values[-MAX_TOKENS // 2 :]]
 
 
-def _short(text: str) -> str:
-    if len(text) <= MAX_TEXT:
+def short(text: str, limit: int = MAX_TEXT) -> str:
+    """The text, or its two ends."""
+    if len(text) <= limit:
         return text
-    return f"{text[: MAX_TEXT // 2]} [… {len(text) - MAX_TEXT} characters left out …] {text[-MAX_TEXT // 2 :]}"
+    return f"{text[: limit // 2]} [… {len(text) - limit} characters left out …] {text[-limit // 2 :]}"
 
 
 def _short_prompt(prompt: Any) -> list[Row]:
@@ -196,5 +222,5 @@ def _short_prompt(prompt: Any) -> list[Row]:
         parts = [content if isinstance(content, str) else "" if content is None else json.dumps(content)]
         if known.get("tool_calls"):
             parts.append(json.dumps(known["tool_calls"]))
-        shown.append({"role": str(known.get("role") or ""), "content": _short("\n".join(filter(None, parts)))})
+        shown.append({"role": str(known.get("role") or ""), "content": short("\n".join(filter(None, parts)))})
     return shown

@@ -79,6 +79,28 @@ CASES = {
             for n in range(6)
         ),
     ),
+    "humaneval": Case(
+        gold=lambda item: f"```python\n{item.columns['given']}{item.columns['canonical_solution']}```",
+        rows=(
+            {
+                "prompt": "def twice(x):\n",
+                "canonical_solution": "    return 2 * x\n",
+                "entry_point": "twice",
+                "test": "def check(candidate):\n    assert candidate(2) == 4\n",
+            },
+        ),
+    ),
+    "mbpp": Case(
+        gold=lambda item: f"```python\n{item.columns['code']}\n```",
+        rows=(
+            {
+                "prompt": "Write a function to halve a number.",
+                "code": "def halve(x):\n    return x / 2",
+                "test_imports": ["import math"],
+                "test_list": ["assert math.isclose(halve(3), 1.5)"],
+            },
+        ),
+    ),
     "olympiad_bench": Case(
         gold=lambda item: f"Thus \\boxed{{{', '.join(item.columns['answer'])}}}.",
         rows=(

@@ -35,6 +35,7 @@ GOLD: dict[str, tuple[str, dict[str, Any]]] = {
         '<tool_call>{"name": "add", "arguments": {"b": 2, "a": [2]}}</tool_call>',
         {"expected_calls": [{"name": "add", "arguments": {"a": [2], "b": 2}}]},
     ),
+    "code_tests": ("```python\ndef four():\n    return 4\n```", {"tests": ["assert four() == 4"]}),
     "json_schema": ('```json\n{"sum": 4}\n```', {"schema": {"type": "object", "required": ["sum"]}}),
 }
 """A completion that deserves the full mark, and the columns of its row."""
