@@ -11,8 +11,26 @@ import pytest
 import yaml
 from hypothesis import settings
 
+from posttrain import sandbox
+from posttrain.errors import PosttrainError
+
 settings.register_profile("same_every_time", derandomize=True)
 settings.load_profile("same_every_time")  # a gate gives the same answer for the same code
+
+SANDBOXED = ("test_sandbox", "code_tests", "humaneval", "mbpp")
+"""Parts of the names of tests that run code in the sandbox."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where no sandbox can be made, the tests that need one say so; CI has one."""
+    wanting = [item for item in items if any(name in item.nodeid for name in SANDBOXED)]
+    if wanting:
+        try:
+            sandbox.check()
+        except PosttrainError as error:
+            for item in wanting:
+                item.add_marker(pytest.mark.skip(reason=str(error)))
+
 
 TINY_RECIPE: dict[str, Any] = {
     "model": {
