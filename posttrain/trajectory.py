@@ -26,6 +26,14 @@ class StopReason(StrEnum):
     ERROR = "error"  # engine or environment failed
 
 
+class Dropped(StrEnum):
+    """Why nothing was trained on a trajectory."""
+
+    ALIKE = "alike"  # dynamic sampling drew another prompt: all of its group ended alike
+    STALE = "stale"  # sampled by a policy older than the recipe allows
+    UNUSED = "unused"  # it makes no training sequence: it failed, or no pair of rollouts has it
+
+
 @dataclass(frozen=True)
 class Turn:
     """One completion of the policy and the exact tokens that it continued.
@@ -44,6 +52,15 @@ class Turn:
     text: str
     num_given: int = 0
 
+    def added(self, before: Turn) -> tuple[int, ...]:
+        """The tokens of this prompt after those that it shares with all that `before` read and sampled.
+
+        They are what an environment said in between; where the template rewrites earlier turns, also what it rewrote.
+        """
+        known = before.prompt_ids + before.completion_ids
+        differ = (i for i, (a, b) in enumerate(zip(known, self.prompt_ids, strict=False)) if a != b)
+        return self.prompt_ids[next(differ, min(len(known), len(self.prompt_ids))) :]
+
 
 @dataclass
 class Trajectory:
@@ -51,7 +68,9 @@ class Trajectory:
 
     columns: the data row that the prompt came from (rewards read their columns from it). rewards: each named reward,
     None where it failed. reward: their weighted sum, None where any failed ("ungraded"). solved: whether the outcome
-    reward reached its full mark. error: the cause of a failure, in one line.
+    reward reached its full mark. error: the cause of a failure, in one line. dropped: why nothing is trained on it,
+    where so. generation_seconds, grading_seconds: that the engine's calls and the grading took which it was part of;
+    they do not count in comparisons.
     """
 
     prompt_id: str
@@ -64,6 +83,9 @@ class Trajectory:
     reward: float | None = None
     solved: bool | None = None
     error: str | None = None
+    dropped: Dropped | None = None
+    generation_seconds: float = field(default=0.0, compare=False)
+    grading_seconds: float = field(default=0.0, compare=False)
 
     @property
     def completion(self) -> str:
@@ -87,6 +109,11 @@ class Group:
 
     prompt_id: str
     trajectories: tuple[Trajectory, ...]
+
+    @property
+    def num_graded(self) -> int:
+        """How many of the trajectories have a reward."""
+        return sum(trajectory.reward is not None for trajectory in self.trajectories)
 
     @property
     def num_solved(self) -> int:

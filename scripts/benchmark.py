@@ -1,220 +1,127 @@
-"""Benchmarks, each side by side with what it is compared to, in one process, alternating.
+"""Benchmarks, each side by side with what it is compared to, in one run, alternating.
 
-scripts/benchmark step      one optimiser step against a bare forward + backward + AdamW on the same tokens
-scripts/benchmark update    forward + backward + AdamW of groups with shared prompts against padded rows, in bf16
+scripts/benchmark update    GRPO's update against TRL's on the same completions, and with half of the groups to prune
+scripts/benchmark sft       supervised fine-tuning against TRL, without and with its packing
+scripts/benchmark dpo       direct preference optimisation against TRL
+scripts/benchmark memory    the update's peak memory over a vocabulary of 150 thousand tokens against TRL's
+scripts/benchmark step      one optimiser step against bare PyTorch on the same tokens
+scripts/benchmark scaling   time and memory against tokens, group size, vocabulary and ranks, with exponents
 scripts/benchmark rollout   the collector over vLLM against vLLM alone and TRL's colocated vLLM, and a weight sync
+scripts/benchmark async     training beside a sampler that does not wait
+
+Before it is timed, the first step of both sides must have the same gradient. Each side then takes the micro-batch that
+is quickest for it. ratio is the median over runs of peer / ours: it grows with better, as its target does.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import random
-import statistics
-import time
-from collections.abc import Callable, Sequence
+import logging
+import os
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-import torch
-from torch.nn.functional import cross_entropy
-
-from posttrain.algorithms import load
-from posttrain.batch import Source, TokenSequence
-from posttrain.config.schema import ModelSettings, TokenizerSettings, TrainingSettings
-from posttrain.data.collate import collate, microbatches
-from posttrain.models.load import load_model
-from posttrain.models.policy import Policy
-from posttrain.models.tokenizer import load_tokenizer
-from posttrain.trainer.optimizer import make_optimizer, make_schedule
-from posttrain.trainer.step import Updater
-
-MODEL = {
-    "model_type": "qwen3",
-    "hidden_size": 192,
-    "intermediate_size": 768,
-    "num_hidden_layers": 5,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 3,
-    "head_dim": 32,
-    "max_position_embeddings": 512,
-    "tie_word_embeddings": True,
-}
-QUICKSTART = MODEL | {
-    "hidden_size": 160,
-    "intermediate_size": 448,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 5,
-    "num_key_value_heads": 5,
-    "max_position_embeddings": 1024,
-}
-TRAINING = TrainingSettings(steps=1000, learning_rate=1e-4, tokens_per_microbatch=4096)
+WRITTEN = ("work", "ours_seconds", "peer_seconds", "ratio", "target")
+AGAINST_TRL = ("update", "sft", "dpo", "step")
+SUBJECTS = (*AGAINST_TRL, "memory", "scaling", "rollout", "async")
+TOLERANCE = {"no": 1e-4, "bf16": 5e-2}
+"""How far the two gradients may be apart, of their norm: sums run in different orders, in bf16 over rounded values."""
 
 
-def demonstrations(num_sequences: int, num_tokens: int, seed: int) -> list[TokenSequence]:
-    """Random sequences of one length: no padding on either side of the comparison."""
-    generator = random.Random(seed)
-    return [
-        TokenSequence(
-            token_ids=tuple(generator.randrange(10, 90) for _ in range(num_tokens)),
-            action_mask=(False, *[True] * (num_tokens - 1)),
-            source=Source.DEMONSTRATIONS,
-            group=index,
-        )
-        for index in range(num_sequences)
-    ]
+def rows_of(subject: str, runs: int, scale: str, mixed: str) -> list[Any]:
+    """Measure one subject."""
+    if subject == "rollout":
+        from benchmark_rollout import rollout_benchmark
+
+        return rollout_benchmark(runs)
+    if subject == "async":
+        from benchmark_async import async_benchmark
+
+        return async_benchmark(runs)
+    if subject in AGAINST_TRL:
+        from benchmarks import dpo, sft, step, update
+        from benchmarks.workloads import SCALES
+
+        measures: dict[str, Callable[..., list[Any]]] = {
+            "update": update.update_benchmark,
+            "sft": sft.sft_benchmark,
+            "dpo": dpo.dpo_benchmark,
+            "step": step.step_benchmark,
+        }
+        return measures[subject](runs, SCALES[scale], mixed, TOLERANCE[mixed])
+    from benchmarks.memory import memory_benchmark
+    from benchmarks.scaling import scaling_benchmark
+
+    return memory_benchmark(runs, scale, mixed) if subject == "memory" else scaling_benchmark(runs, scale, mixed)
 
 
-def our_step(sequences: Sequence[TokenSequence]) -> tuple[Callable[[], None], int]:
-    """The trainer's whole optimiser step, and the model's size."""
-    from accelerate import Accelerator
-
-    settings = ModelSettings(config=MODEL)
-    policy = Policy(load_model(settings, load_tokenizer(TokenizerSettings(path="characters"), settings), seed=0))
-    optimizer = make_optimizer(policy, TRAINING)
-    updater = Updater(
-        algorithm=load("sft"),
-        policy=policy,
-        optimizer=optimizer,
-        schedule=make_schedule(optimizer, TRAINING),
-        accelerator=Accelerator(cpu=True),
-        tokens_per_microbatch=TRAINING.tokens_per_microbatch,
-        max_grad_norm=1.0,
-    )
-    return lambda: updater(sequences) and None, sum(p.numel() for p in policy.parameters())
+def show(rows: list[Any]) -> None:
+    """The table; a ratio's least and greatest run, and its value on the processors' clock, where they are known."""
+    width = max(len(row["work"]) for row in rows) + 2
+    print(f"\n{'work':<{width}}{'ours':>10}{'peer':>10}{'peer/ours':>11}{'target':>8}")
+    for row in rows:
+        line = f"{row['work']:<{width}}{row['ours_seconds']:>9.3f}s{row['peer_seconds']:>9.3f}s"
+        print(f"{line}{row['ratio']:>11.3f}{row['target']:>8.3f}{_missed(row)}")
+        beside = _beside(row)
+        if beside:
+            print(f"    {beside}")
 
 
-def bare_step(sequences: Sequence[TokenSequence]) -> Callable[[], None]:
-    """transformers' model, torch's cross-entropy and AdamW, the same micro-batches, nothing else."""
-    settings = ModelSettings(config=MODEL)
-    model = load_model(settings, load_tokenizer(TokenizerSettings(path="characters"), settings), seed=0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=TRAINING.learning_rate, weight_decay=0.0, fused=True)
-    plan = microbatches(sequences, TRAINING.tokens_per_microbatch, "")
-    batches = [collate([sequences[row] for row in rows]).input_ids for rows in plan]
-    num_actions = sum(s.num_actions for s in sequences)
-
-    def step() -> None:
-        for input_ids in batches:
-            logits = model(input_ids=input_ids, use_cache=False).logits[:, :-1].flatten(0, 1)
-            (cross_entropy(logits, input_ids[:, 1:].flatten(), reduction="sum") / num_actions).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
+def _missed(row: Mapping[str, Any]) -> str:
+    return "" if row["ratio"] >= row["target"] else "  missed"
 
 
-def alternate(first: Callable[[], None], second: Callable[[], None], runs: int) -> tuple[list[float], list[float]]:
-    """Seconds of each, in turn, after one warm-up each."""
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for run in range(runs + 1):
-        for function, taken in zip((first, second), seconds, strict=True):
-            start = time.perf_counter()
-            function()
-            if run:
-                taken.append(time.perf_counter() - start)
-    return seconds
+def _beside(row: Mapping[str, Any]) -> str:
+    ratios, cpu = row.get("ratios", []), row.get("cpu_ratio")
+    parts = [f"ratio {min(ratios):.3f} to {max(ratios):.3f}"] if len(ratios) > 1 else []
+    if cpu is not None:
+        parts.append(f"by processors' time {cpu:.3f}")
+    return "; ".join(filter(None, [*parts, row.get("note", "")]))
 
 
-def step_benchmark(runs: int) -> list[dict[str, object]]:
-    """Rows for several shapes; ratio = bare / ours, so that it grows with better; the target is 1 / 1.15."""
-    rows: list[dict[str, object]] = []
-    for num_sequences, num_tokens in [(128, 32), (64, 128), (16, 512)]:
-        sequences = demonstrations(num_sequences, num_tokens, seed=0)
-        ours, num_parameters = our_step(sequences)
-        our_seconds, bare_seconds = alternate(ours, bare_step(sequences), runs)
-        ratio = statistics.median(b / o for b, o in zip(bare_seconds, our_seconds, strict=True))
-        rows.append(
-            {
-                "work": f"step, {num_parameters / 1e6:.1f} M parameters, {num_sequences} x {num_tokens} tokens",
-                "ours_seconds": statistics.median(our_seconds),
-                "peer_seconds": statistics.median(bare_seconds),
-                "ratio": ratio,
-                "target": 1 / 1.15,
-            }
-        )
-    return rows
+def _quiet() -> None:
+    """What libraries say on import is no part of a table."""
+    warnings.filterwarnings("ignore")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.disable(logging.WARNING)
+    import datasets
 
-
-def groups(num_groups: int, prompt_tokens: int, longest: int, shortest: int, seed: int) -> list[TokenSequence]:
-    """Groups of 9 random completions of one random prompt."""
-    generator = random.Random(seed)
-    found = []
-    for group in range(num_groups):
-        prompt = tuple(generator.randrange(10, 90) for _ in range(prompt_tokens))
-        for _ in range(9):
-            length = generator.randint(shortest, longest)
-            ids = prompt + tuple(generator.randrange(10, 90) for _ in range(length))
-            mask = (False,) * prompt_tokens + (True,) * length
-            found.append(TokenSequence(ids, mask, Source.ROLLOUTS, group))
-    return found
-
-
-def rows_step(sequences: Sequence[TokenSequence], share: bool) -> Callable[[], None]:
-    """Planning, collating, forward and backward under bf16 autocast, AdamW."""
-    settings = ModelSettings(config=QUICKSTART)
-    policy = Policy(load_model(settings, load_tokenizer(TokenizerSettings(path="characters"), settings), seed=0))
-    policy.train()
-    optimizer = make_optimizer(policy, TRAINING)
-
-    def step() -> None:
-        for batch in microbatches(sequences, TRAINING.tokens_per_microbatch, share=share):
-            with torch.autocast("cpu", torch.bfloat16):
-                scored = policy(collate([sequences[index] for index in batch], share=share))
-            torch.autograd.backward(scored.logprobs.sum())
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
-
-
-def update_benchmark(runs: int) -> list[dict[str, object]]:
-    """Rows for several shapes; ratio = padded / shared; 1 where sharing cannot pay and padded rows are chosen."""
-    rows: list[dict[str, object]] = []
-    for prompt, shortest, longest, num_groups, target in [
-        (57, 7, 7, 64, 2.5),
-        (512, 16, 128, 4, 2.5),
-        (32, 16, 256, 16, 0.95),
-    ]:
-        sequences = groups(num_groups, prompt, longest, shortest, seed=0)
-        shared_seconds, padded_seconds = alternate(rows_step(sequences, True), rows_step(sequences, False), runs)
-        rows.append(
-            {
-                "work": f"update, {num_groups} x 9 of {shortest}-{longest} after {prompt} tokens",
-                "ours_seconds": statistics.median(shared_seconds),
-                "peer_seconds": statistics.median(padded_seconds),
-                "ratio": statistics.median(p / s for p, s in zip(padded_seconds, shared_seconds, strict=True)),
-                "target": target,
-            }
-        )
-    return rows
-
-
-def rollout(runs: int) -> list[dict[str, object]]:
-    """See `benchmark_rollout`; it needs vLLM and TRL."""
-    from benchmark_rollout import rollout_benchmark
-
-    return rollout_benchmark(runs, MODEL)
-
-
-BENCHMARKS = {"step": step_benchmark, "update": update_benchmark, "rollout": rollout}
+    datasets.disable_progress_bars()
 
 
 def main() -> None:
-    """Run one benchmark, print its table, write its JSON."""
+    """Run what is asked for, print its table, write its JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("benchmark", choices=BENCHMARKS)
-    parser.add_argument("--runs", type=int, default=9)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("benchmark", nargs="+", choices=SUBJECTS)
+    parser.add_argument("--runs", type=int, default=5, help="timed runs of each side (default: 5)")
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    parser.add_argument(
+        "--scale", help="how large: small, or on a GPU 0.6b or 4b-lora (default: small; 0.6b); toy: seconds"
+    )
+    parser.add_argument("--dtype", choices=("float32", "bf16"), help="(default: float32; on a GPU bf16)")
     arguments = parser.parse_args()
-    rows = BENCHMARKS[arguments.benchmark](arguments.runs)
-    print(f"{'work':<52}{'ours':>10}{'peer':>10}{'peer/ours':>11}{'target':>9}")
-    for row in rows:
-        print(
-            f"{row['work']:<52}{row['ours_seconds']:>9.3f}s{row['peer_seconds']:>9.3f}s"
-            f"{row['ratio']:>11.3f}{row['target']:>9.3f}"
-        )
+    if arguments.runs < 1:
+        parser.error(f"--runs is {arguments.runs}; allowed: at least 1")
+    _quiet()
+    import torch
+    from benchmarks.machine import describe
+    from benchmarks.workloads import SCALES
+
+    on_gpu = torch.cuda.is_available()
+    scale = arguments.scale or ("0.6b" if on_gpu else "small")
+    if scale not in SCALES:
+        parser.error(f"--scale is {scale!r}; allowed: {', '.join(SCALES)}")
+    dtype = arguments.dtype or ("bf16" if on_gpu else "float32")
+    print(describe())
+    mixed = "bf16" if dtype == "bf16" else "no"
+    rows = [row for subject in arguments.benchmark for row in rows_of(subject, arguments.runs, scale, mixed)]
+    show(rows)
     if arguments.json:
-        arguments.json.write_text(json.dumps({"rows": rows}, indent=2))
+        written = [{name: row[name] for name in WRITTEN} for row in rows]
+        arguments.json.write_text(json.dumps({"rows": written}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

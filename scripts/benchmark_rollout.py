@@ -31,6 +31,17 @@ from posttrain.trajectory import Trajectory
 
 NUM_PROMPTS, GROUP_SIZE, MAX_TOKENS = 24, 8, 120
 STOPS = frozenset(range(30, 33))
+MODEL = {
+    "model_type": "qwen3",
+    "hidden_size": 192,
+    "intermediate_size": 768,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 3,
+    "head_dim": 32,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": True,
+}
 
 
 class NoGrades:
@@ -61,11 +72,11 @@ def seconds(function: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def rollout_benchmark(runs: int, architecture: dict[str, Any]) -> list[dict[str, object]]:
+def rollout_benchmark(runs: int) -> list[dict[str, object]]:
     """Rows: throughput against `LLM.generate` and against TRL, and a weight sync against a generation phase."""
     from posttrain.rollout.vllm_engine import VllmEngine
 
-    settings = ModelSettings(config=architecture)
+    settings = ModelSettings(config=MODEL)
     tokenizer = load_tokenizer(TokenizerSettings(path="characters"), settings)
     model = load_model(settings, tokenizer, seed=0)
     engine = VllmEngine(model, dtype="bfloat16")

@@ -13,10 +13,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LEVELS = (  # lowest first; parts of one level do not import each other
-    {"errors", "table"},
-    {"batch", "trajectory"},
+    {"errors", "seccomp", "table"},
+    {"batch", "rows", "sandbox", "trajectory"},
     {"catalog"},
-    {"reward", "sandbox", "config"},
+    {"reward", "config"},
     {"models", "environments", "data", "estimator"},
     {"rollout", "algorithms"},
     {"evaluation"},

@@ -9,9 +9,11 @@ from __future__ import annotations
 import importlib.util
 from collections import Counter
 from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
 
 from posttrain.catalog import Mistake, install_command
 from posttrain.config.asked import Algorithm
+from posttrain.config.correction import correctable
 from posttrain.config.schema import Recipe
 
 
@@ -94,6 +96,34 @@ def _rewards(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
         yield Mistake(("rewards",), f"{' and '.join(outcomes)} are both `outcome: true`; allowed: at most one")
 
 
+def _ahead(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
+    rollout, plan = recipe.rollout, algorithm.plan
+    if rollout.max_staleness == 0 or "rollouts" not in algorithm.sources:
+        return
+    path, text = ("rollout", "max_staleness"), f"{rollout.max_staleness} is not allowed: "
+    if rollout.engine == "vllm" and rollout.mode == "colocated":
+        why = "vLLM in the trainer's process sets that process's precision and random state while the trainer uses them"
+        yield Mistake(path, f"{text}{why}; allowed: 0, mode served, or engine transformers")
+    if plan.reference_samples and plan.reference_decay:
+        why = f"algorithm {algorithm.name!r} samples from a reference that follows the policy while it plays"
+        yield Mistake(path, f"{text}{why}; allowed: 0")
+
+
+def _old_logprobs(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
+    rollout = recipe.rollout
+    if rollout.old_logprobs == "trainer" or "rollouts" not in algorithm.sources:
+        return
+    made = {"rollouts"} if algorithm.plan.pairing is None else {"rollouts", "preferences"}
+    for term in algorithm.terms:
+        if "old_logprobs" in term.needs and term.source not in made:
+            text = f"grad_{term.name} reads old_logprobs of {term.source}, which the policy has not sampled"
+            yield Mistake(("rollout", "old_logprobs"), f"'sampler' is not allowed: {text}; allowed: trainer")
+            return
+    if rollout.correction not in ("auto", "none") and correctable(algorithm):
+        text = "ratios begin at the sampler's logprobs, so that pi_old / pi_behavior is 1"
+        yield Mistake(("rollout", "correction"), f"{rollout.correction!r} is not allowed: {text}; allowed: auto, none")
+
+
 def _redrawn(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
     draws = recipe.rollout.max_draws
     if draws == 1 or not algorithm.grades_rollouts:
@@ -105,6 +135,34 @@ def _redrawn(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
     else:
         return
     yield Mistake(("rollout", "max_draws"), f"{draws} is not allowed: {text}; allowed: 1")
+
+
+def _curriculum(recipe: Recipe, _: Algorithm) -> Iterator[Mistake]:
+    settings = recipe.curriculum
+    if settings is None:
+        return
+    recorded = [name for name in ("recorded_run", "recorded_column") if getattr(settings, name) is not None]
+    if settings.strategy is None and not recorded:
+        text = "it changes nothing; allowed: with strategy (buckets or target), recorded_run or recorded_column"
+        yield Mistake(("curriculum",), text)
+    if len(recorded) > 1:
+        yield Mistake(("curriculum",), "both recorded_run and recorded_column are set; allowed: one of them")
+    low, high = settings.min_pass_rate, settings.max_pass_rate
+    if low > high:
+        yield Mistake(
+            ("curriculum", "min_pass_rate"), f"{low:g} is not allowed: max_pass_rate is {high:g}; allowed: at most that"
+        )
+    bounds, weights = settings.bounds, settings.weights
+    if settings.strategy != "buckets":
+        return
+    if not bounds or bounds != sorted(set(bounds)) or not 0 < bounds[0] <= bounds[-1] <= 1:
+        yield Mistake(("curriculum", "bounds"), f"{bounds} is not allowed; allowed: rising numbers above 0, up to 1")
+    elif len(weights) != len(bounds) + 1 or not any(weights):
+        yield Mistake(
+            ("curriculum", "weights"),
+            f"{weights} is not allowed: {len(bounds)} bounds make {len(bounds) + 1} buckets; "
+            "allowed: a weight of at least 0 for each, one of them above 0",
+        )
 
 
 def _groups(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
@@ -164,6 +222,29 @@ def _balanced(_: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
             yield Mistake(("algorithm",), f"{text}; allowed: `imitation` and `policy` among {', '.join(sorted(names))}")
 
 
+def _served(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
+    rollout = recipe.rollout
+    if rollout.mode != "served":
+        return
+    if bool(rollout.servers) == (rollout.replicas is not None):
+        state = "both servers and replicas are set" if rollout.servers else "neither servers nor replicas is set"
+        text = "allowed: the addresses of servers, or the number of replicas that the run starts itself"
+        yield Mistake(("rollout", "servers"), f"{state}; {text}")
+    for index, server in enumerate(rollout.servers):
+        if urlsplit(server).scheme not in ("http", "https") or not urlsplit(server).hostname:
+            yield Mistake(("rollout", "servers", index), f"{server!r} is no address; allowed: as in http://host:8000")
+        if server in rollout.servers[:index]:
+            yield Mistake(("rollout", "servers", index), f"{server!r} is listed twice; allowed: each server once")
+    if rollout.replica_devices and len(rollout.replica_devices) != rollout.replicas:
+        yield Mistake(
+            ("rollout", "replica_devices"),
+            f"{len(rollout.replica_devices)} are named; allowed: one for each of {rollout.replicas} replicas",
+        )
+    if algorithm.plan.reference_samples:
+        text = "'served' is not allowed: replicas hold the policy, and the reference of algorithm"
+        yield Mistake(("rollout", "mode"), f"{text} {algorithm.name!r} plays rollouts too; allowed: 'colocated'")
+
+
 def _training(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
     training, dtype = recipe.training, recipe.model.dtype
     if training.warmup_steps > training.steps:
@@ -197,6 +278,32 @@ def _model(recipe: Recipe, _: Algorithm) -> Iterator[Mistake]:
             ("tokenizer", "path"),
             "missing: model.config has no tokenizer; allowed: a directory, a hub id, or 'characters'",
         )
+
+
+def _quantised(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
+    model, lora, place = recipe.model, recipe.lora, ("model", "quantization")
+    if model.quantization is None:
+        return
+    text = f"{model.quantization!r} is not allowed: "
+    if lora is None:
+        yield Mistake(place, text + "quantised weights cannot be trained; allowed: with a section lora")
+    elif lora.dora:
+        yield Mistake(place, text + "lora.dora is on, whose norms are those of whole weights; allowed: without it")
+    if model.path is None:
+        yield Mistake(place, text + "model.config makes random weights; allowed: with model.path")
+    if algorithm.plan.critic is not None and recipe.critic.path is None:
+        yield Mistake(place, text + "the critic starts as a copy of the policy, to be trained; allowed: a critic.path")
+
+
+def _packages(recipe: Recipe, _: Algorithm) -> Iterator[Mistake]:
+    needing = (
+        (("model", "quantization"), recipe.model.quantization),
+        (("training", "optimizer"), recipe.training.optimizer if "8bit" in recipe.training.optimizer else None),
+    )
+    for place, value in needing:
+        if value is not None and importlib.util.find_spec("bitsandbytes") is None:
+            how = install_command("bitsandbytes")
+            yield Mistake(place, f"{value!r} needs the package 'bitsandbytes', which is not installed: {how}")
 
 
 def _critic(_: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
@@ -244,11 +351,17 @@ RULES: tuple[Callable[[Recipe, Algorithm], Iterator[Mistake]], ...] = (
     _unrewarded,
     _rewards,
     _groups,
+    _ahead,
+    _old_logprobs,
     _redrawn,
+    _curriculum,
     _paired,
     _mismatched,
     _balanced,
+    _served,
     _training,
+    _quantised,
+    _packages,
     _critic,
     _teacher,
     _sources,

@@ -12,6 +12,16 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegative
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
+Correction = Literal[
+    "none",
+    "token_truncate",
+    "token_mask",
+    "sequence_truncate",
+    "sequence_mask",
+    "geometric_truncate",
+    "geometric_mask",
+]
+
 
 class Closed(BaseModel):
     """A model that rejects keys it does not know."""
@@ -53,7 +63,12 @@ class EvaluationSettings(Named):
 
 
 class ModelSettings(Closed):
-    """The policy: a hub id or directory (`path`), or an architecture to initialise from scratch (`config`)."""
+    """The policy: a hub id or directory (`path`), or an architecture to initialise from scratch (`config`).
+
+    gradient_checkpointing: keep the inputs of the layers alone for the backward pass, and compute the rest again.
+    activation_offload: keep what the backward pass reads on the host (on CUDA; elsewhere it is there already).
+    quantization: the frozen weights under a LoRA adapter in 4 bits (nf4, arXiv 2305.14314).
+    """
 
     path: str | None = None
     config: dict[str, Any] | None = None
@@ -61,6 +76,8 @@ class ModelSettings(Closed):
     dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
     attention: str | None = None
     gradient_checkpointing: bool = False
+    activation_offload: bool = False
+    quantization: Literal["nf4"] | None = None
 
 
 class LoraSettings(Closed):
@@ -88,6 +105,12 @@ class TeacherSettings(Closed):
     config: dict[str, Any] | None = None
     revision: str | None = None
     dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
+
+
+class ReferenceSettings(Closed):
+    """The frozen copy that rollouts are measured against. offload: on the host, but while it scores."""
+
+    offload: bool = False
 
 
 class CriticSettings(Closed):
@@ -118,7 +141,8 @@ class SourceSettings(Closed):
     """Where rows come from, and what they mean.
 
     path: a hub dataset id, a local .jsonl/.json/.csv/.parquet file, or `reasoning_gym`; for trajectories also a run's
-    directory, whose rollouts/ are read. name, split, revision: the hub's. config: settings of a reasoning-gym dataset
+    directory: exactly the tokens of its rollouts are trained on (or, where it stored none, the texts of its rollouts/).
+    name, split, revision: the hub's. config: settings of a reasoning-gym dataset
     (`dataset: chain_sum, size: 1000, seed: 1, ...`). columns: our name -> the file's name, "column.key" within an
     object. template: a format string over the row's columns that makes the prompt. system: a system message in front,
     or "" to drop the row's own. chat: plain text becomes a conversation. weight: share in the mixture. on_bad_row: stop
@@ -139,7 +163,63 @@ class SourceSettings(Closed):
     on_bad_row: Literal["error", "skip"] = "error"
 
 
-class RolloutSettings(Closed):
+class CurriculumSettings(Closed):
+    """Which prompts rollouts start from, by how often the policy solves them (without this section: all, in turn).
+
+    strategy: how prompts are drawn by their running pass rate: `buckets` gives the rates between the `bounds` one of
+    the `weights` each (OREAL's, arXiv 2502.06781), `target` prefers rates near `target`, on a bell curve of `width`.
+    exploration: the share of draws that goes to prompts without an estimate yet. decay: what is left of a prompt's
+    former counts when its next rollouts come.
+
+    recorded_run, recorded_column: pass rates known before training: of a former run's rollouts (its directory), or a
+    column of the prompts. Prompts outside of min_pass_rate to max_pass_rate are left out; the others start with theirs.
+    """
+
+    strategy: Literal["buckets", "target"] | None = None
+    bounds: list[float] = Field(default_factory=lambda: [0.2, 0.4, 0.6, 0.8])
+    weights: list[NonNegativeFloat] = Field(default_factory=lambda: [6.0, 4.0, 4.0, 2.0, 0.0])
+    target: float = Field(default=0.5, ge=0, le=1)
+    width: PositiveFloat = 0.2
+    exploration: float = Field(default=0.2, ge=0, le=1)
+    decay: float = Field(default=0.5, ge=0, le=1)
+    recorded_run: str | None = None
+    recorded_column: str | None = None
+    min_pass_rate: float = Field(default=0.0, ge=0, le=1)
+    max_pass_rate: float = Field(default=1.0, ge=0, le=1)
+
+
+class ServedSettings(Closed):
+    """vLLM in processes of their own (`mode: served`): replicas that all hold the policy.
+
+    servers: the addresses of replicas that were started elsewhere (`posttrain serve`). replicas: in their place, how
+    many the run starts and restarts itself, on this machine. replica_devices: for each of those its CUDA devices, as in
+    "2,3". server_arguments: further flags of vLLM for them. server_requests: most requests in flight to one replica.
+
+    weights_transfer: how weights get there: files (in a directory that trainer and replicas both see) or http (the same
+    files, fetched from the trainer's main process). weights_directory: where they are written (default: weights/ in the
+    run's directory).
+
+    startup_seconds: how long a replica may take until it first answers. request_seconds: a completion, before it is
+    asked of another replica. sync_seconds: loading new weights. health_seconds: a sign of life. recovery_seconds: how
+    long requests wait where no replica is left. max_restarts: of one replica, before it is given up.
+    """
+
+    servers: list[str] = Field(default_factory=list)
+    replicas: PositiveInt | None = None
+    replica_devices: list[str] = Field(default_factory=list)
+    server_arguments: list[str] = Field(default_factory=list)
+    server_requests: PositiveInt = 256
+    weights_transfer: Literal["files", "http"] = "files"
+    weights_directory: str | None = None
+    startup_seconds: PositiveFloat = 600.0
+    request_seconds: PositiveFloat = 600.0
+    sync_seconds: PositiveFloat = 300.0
+    health_seconds: PositiveFloat = 30.0
+    recovery_seconds: PositiveFloat = 120.0
+    max_restarts: NonNegativeInt = 3
+
+
+class RolloutSettings(ServedSettings):
     """How completions are sampled and graded.
 
     updates: optimiser steps made from one rollout phase (a window holds updates x prompts_per_step prompts).
@@ -148,15 +228,23 @@ class RolloutSettings(Closed):
     get the same outcome (dynamic sampling; 1: once). attempts: how often a failed trajectory is sampled. batch_tokens:
     tokens of prompt and completion that the engine holds at once.
 
-    mode: where the sampler runs: colocated, in the trainer's process. memory_fraction: the share of the device's memory
-    for vLLM's weights and cache (default: a cache of batch_tokens). max_model_len: vLLM's longest sequence (default:
-    the model's window). sleep: what vLLM frees while the trainer updates, on CUDA: 0 nothing, 1 its cache, with its
-    weights moved to the host, 2 both. max_mismatch: mean difference of sampler's and trainer's logprobs (nats) on the
-    canary above which the run stops (default: a multiple of the measured noise of the sampler's precision).
+    max_staleness: how many rollout phases are played ahead: phase w is sampled by the policy as it was before phase
+    w - max_staleness, while the trainer updates (0: by today's, and each waits for the other). old_logprobs: where
+    ratios begin: trainer, at the policy before the update, or sampler, at what it reported. correction: importance
+    weights pi_old / pi_behavior on the rollouts, bounded by correction_cap (`estimator.importance`); auto:
+    token_truncate where max_staleness is above 0, the engine is vllm or dtype is below the trainer's, unless the
+    algorithm corrects itself or ratios begin at the sampler.
+
+    mode: where the sampler runs: colocated, in the trainer's process, or served (`ServedSettings`). memory_fraction:
+    the share of the device's memory for vLLM's weights and cache (default: a cache of batch_tokens). max_model_len:
+    vLLM's longest sequence (default: the model's window). sleep: what vLLM frees while the trainer updates, on CUDA: 0
+    nothing, 1 its cache, with its weights moved to the host, 2 both. max_mismatch: mean difference of sampler's and
+    trainer's logprobs (nats) on the canary above which the run stops (default: a multiple of the measured noise of the
+    sampler's precision).
     """
 
     engine: Literal["transformers", "vllm"] = "transformers"
-    mode: Literal["colocated"] = "colocated"
+    mode: Literal["colocated", "served"] = "colocated"
     memory_fraction: float | None = Field(default=None, gt=0, le=1)
     max_model_len: PositiveInt | None = None
     sleep: Literal[0, 1, 2] = 0
@@ -168,6 +256,10 @@ class RolloutSettings(Closed):
     top_k: NonNegativeInt = 0
     max_tokens: PositiveInt = 512
     updates: PositiveInt = 1
+    max_staleness: NonNegativeInt = 0
+    old_logprobs: Literal["trainer", "sampler"] = "trainer"
+    correction: Literal["auto"] | Correction = "auto"
+    correction_cap: float = Field(default=2.0, gt=1)
     max_draws: PositiveInt = 1
     batch_tokens: PositiveInt = 262_144
     attempts: PositiveInt = 2
@@ -182,14 +274,17 @@ class TrainingSettings(Closed):
 
     prompts_per_step: prompts (or demonstrations, where there are no rollouts) in one optimiser step, and as many pairs
     of preferences where they are read; a mixture of unconnected demonstrations and rollouts adds
-    demonstrations_per_step. tokens_per_microbatch: tokens of one forward
-    pass; everything else is derived. warmup_steps: of the schedule. max_grad_norm: 0 does not clip.
-    max_skipped_steps: this many non-finite gradients in a row stop the run.
+    demonstrations_per_step. optimizer: adamw; adamw_8bit, its moments in 8 bits (bitsandbytes); paged_adamw_8bit, these
+    moved to the host where CUDA's memory runs out; adafactor. tokens_per_microbatch: tokens of one forward pass;
+    everything else is derived. warmup_steps: of the schedule. max_grad_norm: 0 does not clip. max_skipped_steps: this
+    many non-finite gradients in a row stop the run. collective_timeout_seconds: how long ranks wait for one another, at
+    most: for one that still plays its rollouts as for one that is gone.
     """
 
     steps: PositiveInt = 100
     prompts_per_step: PositiveInt = 32
     demonstrations_per_step: NonNegativeInt = 0
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "adafactor"] = "adamw"
     learning_rate: NonNegativeFloat = 1e-6
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: NonNegativeInt = 0
@@ -201,6 +296,7 @@ class TrainingSettings(Closed):
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     max_length: PositiveInt | None = None
     max_skipped_steps: PositiveInt = 10
+    collective_timeout_seconds: PositiveFloat = 1800.0
 
 
 class CheckpointSettings(Closed):
@@ -211,11 +307,16 @@ class CheckpointSettings(Closed):
 
 
 class TrackingSettings(Closed):
-    """Trackers beside metrics.jsonl, and how many groups of each rollout phase are kept to read."""
+    """Trackers beside metrics.jsonl, and what is kept of rollouts.
+
+    groups_per_step: how many groups of each step are written as text, and go to trackio as traces. trajectories: all
+    rollouts with their tokens and logprobs, in compressed shards, or none.
+    """
 
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default_factory=list)
     project: str = "posttrain"
     groups_per_step: NonNegativeInt = 4
+    trajectories: Literal["all", "none"] = "all"
 
 
 class Recipe(Closed):
@@ -224,6 +325,7 @@ class Recipe(Closed):
     model: ModelSettings
     tokenizer: TokenizerSettings = TokenizerSettings()
     lora: LoraSettings | None = None
+    reference: ReferenceSettings = ReferenceSettings()
     teacher: TeacherSettings | None = None
     critic: CriticSettings = CriticSettings()
     algorithm: Named
@@ -231,6 +333,7 @@ class Recipe(Closed):
     demonstrations: list[SourceSettings] = Field(default_factory=list)
     preferences: list[SourceSettings] = Field(default_factory=list)
     trajectories: list[SourceSettings] = Field(default_factory=list)
+    curriculum: CurriculumSettings | None = None
     environment: Named = Named(name="single_turn")
     rewards: list[RewardSettings] = Field(default_factory=list)
     rollout: RolloutSettings = RolloutSettings()

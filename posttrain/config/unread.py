@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from posttrain.config.asked import Algorithm
-from posttrain.config.schema import Recipe, RolloutSettings
+from posttrain.config.correction import correctable, correction
+from posttrain.config.schema import Recipe, RolloutSettings, ServedSettings
 
 EVALUATION_READS = frozenset(
     {
@@ -17,6 +18,9 @@ EVALUATION_READS = frozenset(
 VLLM_READS = frozenset({"mode", "memory_fraction", "max_model_len", "sleep"})
 """The rollout settings that only vLLM has."""
 
+SERVED_READS = frozenset(ServedSettings.model_fields)
+"""The rollout settings that only replicas have."""
+
 GRADING = frozenset({"reward_workers", "deadline_seconds", "memory_bytes"})
 """The rollout settings that only rewards use."""
 
@@ -25,6 +29,7 @@ def unread(recipe: Recipe, algorithm: Algorithm) -> dict[str, str]:
     """Sections and fields (dotted) that this run would not read -> why."""
     name = algorithm.name
     found = _unused_by_engine(recipe) | _unused_in_rollouts(recipe, algorithm) | _unused_models(recipe, algorithm)
+    found |= _unused_corrections(recipe, algorithm)
     rollouts = "rollouts" in algorithm.sources
     imitates = "demonstrations" in algorithm.sources
     resets = algorithm.plan.reset_probability > 0
@@ -43,6 +48,10 @@ def unread(recipe: Recipe, algorithm: Algorithm) -> dict[str, str]:
         )
     if algorithm.sources == {"rollouts"}:
         found["training.max_length"] = "it cuts data; rollout.max_tokens limits rollouts"
+    found |= _unused_in_curriculum(recipe, algorithm)
+    if recipe.training.optimizer == "adafactor":
+        why = "training.optimizer is adafactor, which has none"
+        found |= dict.fromkeys(("training.betas", "training.epsilon"), why)
     if not recipe.tracking.trackers:
         found["tracking.project"] = "tracking.trackers is empty"
     kinds = ("prompts", "demonstrations", "preferences", "trajectories")
@@ -54,13 +63,36 @@ def unread(recipe: Recipe, algorithm: Algorithm) -> dict[str, str]:
     }
 
 
+def _unused_in_curriculum(recipe: Recipe, algorithm: Algorithm) -> dict[str, str]:
+    """All of it where no prompt is played and graded; else what its strategy or its record does not read."""
+    settings = recipe.curriculum
+    if settings is None:
+        return {}
+    if "rollouts" not in algorithm.sources or not algorithm.grades_rollouts:
+        return {"curriculum": f"algorithm {algorithm.name!r} grades no rollouts, and pass rates are theirs"}
+    found = {}
+    for keys, strategy in ((("bounds", "weights"), "buckets"), (("target", "width"), "target")):
+        if settings.strategy != strategy:
+            found |= dict.fromkeys((f"curriculum.{key}" for key in keys), f"it belongs to `strategy: {strategy}`")
+    if settings.strategy is None:
+        found |= dict.fromkeys(("curriculum.exploration", "curriculum.decay"), "no curriculum.strategy is set")
+    if settings.recorded_run is None and settings.recorded_column is None:
+        why = "no pass rates are known before training: set recorded_run or recorded_column"
+        found |= dict.fromkeys(("curriculum.min_pass_rate", "curriculum.max_pass_rate"), why)
+    return found
+
+
 def _unused_models(recipe: Recipe, algorithm: Algorithm) -> dict[str, str]:
     """The models beside the policy that nothing asks for, and revisions of what has none."""
-    found = {}
+    found: dict[str, str] = {}
     if "divergence" not in algorithm.needs:
         found["teacher"] = f"no term of algorithm {algorithm.name!r} measures a divergence from a teacher"
     if algorithm.plan.critic is None:
         found["critic"] = f"algorithm {algorithm.name!r} trains no second model"
+    if "reference_logprobs" not in algorithm.needs:
+        found["reference"] = f"algorithm {algorithm.name!r} measures nothing against a reference"
+    elif recipe.lora is not None and not algorithm.plan.reference_samples:
+        found["reference"] = "with lora the reference is the model without its adapter: there is no copy"
     if recipe.critic.path is None:
         found["critic.revision"] = "critic.path is not set: the critic starts as the policy does"
     for section, settings in (("model", recipe.model), ("teacher", recipe.teacher)):
@@ -71,10 +103,32 @@ def _unused_models(recipe: Recipe, algorithm: Algorithm) -> dict[str, str]:
 
 def _unused_by_engine(recipe: Recipe) -> dict[str, str]:
     if recipe.rollout.engine != "vllm":
-        return dict.fromkeys((f"rollout.{key}" for key in VLLM_READS), "it belongs to `engine: vllm`")
+        return dict.fromkeys((f"rollout.{key}" for key in VLLM_READS | SERVED_READS), "it belongs to `engine: vllm`")
+    found = {}
     if recipe.rollout.memory_fraction is not None:
-        return {"rollout.batch_tokens": "rollout.memory_fraction gives the size of the cache"}
-    return {}
+        found["rollout.batch_tokens"] = "rollout.memory_fraction gives the size of the cache"
+    if recipe.rollout.mode != "served":
+        return found | dict.fromkeys((f"rollout.{key}" for key in SERVED_READS), "it belongs to `mode: served`")
+    found["rollout.sleep"] = "replicas have devices of their own"
+    if recipe.rollout.servers:
+        elsewhere = "rollout.servers were started elsewhere"
+        found |= {"rollout.replica_devices": elsewhere, "rollout.max_restarts": elsewhere}
+    return found
+
+
+def _unused_corrections(recipe: Recipe, algorithm: Algorithm) -> dict[str, str]:
+    """What is not read of the settings for rollouts of another policy."""
+    if "rollouts" not in algorithm.sources:
+        return {}
+    found: dict[str, str] = {}
+    kind = correction(recipe, algorithm)
+    if not correctable(algorithm):
+        found["rollout.correction"] = f"algorithm {algorithm.name!r} has no policy gradient on rollouts without one"
+    if kind == "none":
+        found["rollout.correction_cap"] = "nothing is corrected (rollout.correction)"
+        if "old_logprobs" not in algorithm.needs:
+            found["rollout.old_logprobs"] = f"no term of algorithm {algorithm.name!r} reads old_logprobs"
+    return found
 
 
 def _unused_in_rollouts(recipe: Recipe, algorithm: Algorithm) -> dict[str, str]:
@@ -82,9 +136,10 @@ def _unused_in_rollouts(recipe: Recipe, algorithm: Algorithm) -> dict[str, str]:
     name, evaluates = algorithm.name, recipe.evaluation is not None
     if "rollouts" not in algorithm.sources:
         samples = f"algorithm {name!r} samples no rollouts"
-        found = dict.fromkeys(("prompts", "rewards", "environment", "tracking.groups_per_step"), samples)
+        written = "tracking.groups_per_step", "tracking.trajectories"
+        found = dict.fromkeys(("prompts", "rewards", "environment", *written), samples)
         reason = f"{samples}, and an evaluation samples as its benchmark says" if evaluates else samples
-        read = EVALUATION_READS if evaluates else frozenset()
+        read = EVALUATION_READS | SERVED_READS if evaluates else frozenset()
         return found | {f"rollout.{key}": reason for key in RolloutSettings.model_fields if key not in read}
     if algorithm.grades_rollouts:
         return {}

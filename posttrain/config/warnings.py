@@ -15,6 +15,7 @@ from typing import Any
 from posttrain import catalog
 from posttrain.catalog import Mistake
 from posttrain.config.asked import Algorithm, Term
+from posttrain.config.correction import correctable, correction, samples_below_precision
 from posttrain.config.schema import Recipe
 from posttrain.errors import did_you_mean
 
@@ -72,19 +73,31 @@ def unmatched(recipe: Recipe, found: tuple[Finding, ...]) -> Iterator[Mistake]:
 
 
 def stale_gradient(recipe: Recipe, algorithm: Algorithm) -> Found:
-    """Several updates from one rollout phase, and a policy gradient without a ratio."""
-    staleness = getattr(recipe.rollout, "max_staleness", 0)
-    if recipe.rollout.updates == 1 and staleness == 0:
-        return
-    for term in _reinforcing(algorithm):
-        if _part(term, "denominator").formula == "sg(pi)":
-            many = recipe.rollout.updates > 1
-            yield (
-                ("rollout", "updates") if many else ("rollout", "max_staleness"),
-                f"{recipe.rollout.updates if many else staleness} with grad_{term.name}: its denominator is `current`",
-                "after the first update the rollouts are another policy's, and nothing corrects for it",
-                "right: 1 update a rollout phase, or an algorithm with a ratio (denominator `old`) and a clip",
-            )
+    """Rollouts of an older policy, by several updates or from ahead, and nothing that corrects for it."""
+    rollout = recipe.rollout
+    if rollout.updates > 1:
+        for term in _reinforcing(algorithm):
+            if _part(term, "denominator").formula == "sg(pi)":
+                yield (
+                    ("rollout", "updates"),
+                    f"{rollout.updates} with grad_{term.name}: its denominator is `current`",
+                    "after the first update the rollouts are another policy's, and nothing corrects for it",
+                    "right: 1 update a rollout phase, or an algorithm with a ratio (denominator `old`) and a clip",
+                )
+    corrected = correctable(algorithm) if correction(recipe, algorithm) != "none" else ()
+    for term in _over(algorithm, "rollouts") if rollout.max_staleness else ():
+        reads_old = "old_logprobs" in _part(term, "denominator").needs
+        anyones = not _reads_rewards(term) or (_is_paired(term) and not reads_old)
+        begins = rollout.old_logprobs == "sampler" and reads_old
+        if anyones or begins or "behavior_logprobs" in term.needs or any(term is one for one in corrected):
+            continue
+        key = "old_logprobs: sampler" if _is_paired(term) else "correction: auto"
+        yield (
+            ("rollout", "max_staleness"),
+            f"{rollout.max_staleness} with grad_{term.name}, which has no importance weight for it",
+            "the rollouts are an older policy's, and nothing corrects for it",
+            f"right: 0, or rollout.{key}",
+        )
 
 
 def truncated_sampling(recipe: Recipe, algorithm: Algorithm) -> Found:
@@ -280,14 +293,13 @@ def overlong_out_of_reach(recipe: Recipe, _: Algorithm) -> Found:
 
 def sampler_precision(recipe: Recipe, algorithm: Algorithm) -> Found:
     """Sampling in less precision than is trained in, uncorrected."""
-    low, plain = recipe.rollout.dtype in ("bfloat16", "float16"), recipe.training.mixed_precision == "no"
-    wide = recipe.model.dtype in ("float32", "float64")
-    if low and wide and plain and "behavior_logprobs" not in algorithm.needs and any(_reinforcing(algorithm)):
+    corrected = "behavior_logprobs" in algorithm.needs or correction(recipe, algorithm) != "none"
+    if samples_below_precision(recipe) and not corrected and any(_reinforcing(algorithm)):
         yield (
             ("rollout", "dtype"),
             f"{recipe.rollout.dtype} while the policy is trained in {recipe.model.dtype}",
             "the sampler is another policy than the one that the ratio begins at, and nothing corrects for it",
-            f"right: rollout.dtype {recipe.model.dtype}, or an algorithm's `correction`, such as token_truncate",
+            f"right: rollout.dtype {recipe.model.dtype}, or rollout.correction: auto",
         )
 
 
@@ -301,8 +313,12 @@ def _over(algorithm: Algorithm, source: str) -> Iterator[Term]:
 def _reinforcing(algorithm: Algorithm) -> Iterator[Term]:
     """The policy gradients on rollouts; preferences among rollouts hold for any policy's."""
     for term in _over(algorithm, "rollouts"):
-        if _reads_rewards(term) and getattr(_part(term, "advantage"), "couples", "") != "pair":
+        if _reads_rewards(term) and not _is_paired(term):
             yield term
+
+
+def _is_paired(term: Term) -> bool:
+    return getattr(_part(term, "advantage"), "couples", "") == "pair"
 
 
 def _reads_rewards(term: Term) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
 from posttrain.trajectory import Message, Prompt
@@ -13,12 +13,17 @@ Completion = str | tuple[Message, ...]
 
 @dataclass(frozen=True)
 class Outcome:
-    """A recorded completion of a prompt: its reward (None: ungraded), and whether it ended by itself."""
+    """A recorded completion of a prompt: its reward (None: ungraded), and whether it ended by itself.
+
+    sampled: where the trajectory is stored with the tokens and logprobs that were sampled (`recorded.read`); they are
+    then trained on in place of completion, which is empty.
+    """
 
     completion: Completion
     reward: float | None
     solved: bool = False
     finished: bool = True
+    sampled: str | None = None
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,8 @@ class Example:
 class Examples(Sequence[Example]):
     """The usable rows of one source: `read(i)` makes the i-th of `num_examples`, when it is asked for.
 
-    num_skipped: bad rows that were left out. first_problem: what was wrong with the first of them.
+    num_skipped: bad rows that were left out. first_problem: what was wrong with the first of them. vocabulary: where
+    rows hold token ids, what tells which tokenizer they are of (`recorded.vocabulary_digest`).
     """
 
     source: str
@@ -52,11 +58,17 @@ class Examples(Sequence[Example]):
     read: Callable[[int], Example]
     num_skipped: int = 0
     first_problem: str = ""
+    vocabulary: str | None = None
 
     @property
     def description(self) -> str:
         """The source, and what was wrong with the first bad row that was left out."""
         return f"{self.source} (first bad row: {self.first_problem})" if self.num_skipped else self.source
+
+    def only(self, rows: Sequence[int]) -> Examples:
+        """The examples of these rows, in this order."""
+        read = self.read
+        return replace(self, num_examples=len(rows), read=lambda index: read(rows[index]))
 
     def __len__(self) -> int:
         return self.num_examples

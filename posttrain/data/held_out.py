@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from posttrain.data.examples import Example, Examples
 from posttrain.trajectory import Prompt
@@ -18,6 +17,4 @@ def question(prompt: Prompt) -> str:
 def without(examples: Examples, held_out: Iterable[Example]) -> Examples:
     """The examples that ask nothing which an example of `held_out` asks; reads every prompt once."""
     asked = {question(example.prompt) for example in held_out}
-    kept = [index for index in range(len(examples)) if question(examples[index].prompt) not in asked]
-    read = examples.read
-    return replace(examples, num_examples=len(kept), read=lambda index: read(kept[index]))
+    return examples.only([index for index in range(len(examples)) if question(examples[index].prompt) not in asked])

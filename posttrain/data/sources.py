@@ -19,7 +19,8 @@ from posttrain.data import reasoning_gym
 from posttrain.data.examples import Example, Examples
 from posttrain.data.formats import BadRowError, RowFormat
 from posttrain.data.readers import READERS, read_rows
-from posttrain.data.trajectories import by_prompt, rollout_files
+from posttrain.data.recorded import shards
+from posttrain.data.trajectories import by_prompt, from_store, rollout_files
 from posttrain.errors import DataError, did_you_mean
 
 REASONING_GYM = "reasoning_gym"
@@ -29,11 +30,14 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 def load_source(settings: SourceSettings, kind: str) -> Examples:
     """The examples of one source. kind: "prompts", "demonstrations", "preferences" or "trajectories".
 
-    An example's id is "<source>#<row number, from 0>"; trajectories are gathered by prompt, and a run's `rollouts/`
-    directory, or a run directory, is a source of them. Raises DataError, naming the file and line (or the row), for a
-    source that cannot be read, holds no usable row, or has a bad row where `settings.on_bad_row` is "error".
+    An example's id is "<source>#<row number, from 0>"; trajectories are gathered by prompt, and a run directory is a
+    source of them: its trajectory store, or else its `rollouts/`. Raises DataError, naming the file and line (or the
+    row), for a source that cannot be read, holds no usable row, or has a bad row where `settings.on_bad_row` is
+    "error".
     """
     path = Path(settings.path).expanduser()
+    if kind == "trajectories" and path.is_dir() and (stored := shards(path)):
+        return _from_store(settings, stored)
     if settings.path == REASONING_GYM:
         _reject(settings, "does not apply to reasoning_gym", name=None, split="train", revision=None)
         defaults = reasoning_gym.COLUMNS.get(kind, {"prompt": "question", "completion": "answer"})
@@ -54,6 +58,17 @@ def load_source(settings: SourceSettings, kind: str) -> Examples:
         examples = by_prompt(examples)
     if not examples:
         raise DataError(f"no usable rows in {examples.description}; {examples.num_skipped} bad rows")
+    return examples
+
+
+def _from_store(settings: SourceSettings, files: Sequence[Path]) -> Examples:
+    """The examples of a trajectory store; nothing that would change its texts applies, since tokens are read."""
+    _reject(settings, "applies to hub datasets, not to the rollouts of a run", name=None, split="train", revision=None)
+    why = "does not apply to the rollouts of a run, whose tokens are trained on as they were sampled"
+    _reject(settings, why, config={}, columns={}, template=None, system=None, chat=False)
+    examples = from_store(settings.path, files, settings.limit)
+    if not examples:
+        raise DataError(f"no usable rows in {examples.description}; {examples.num_skipped} failed rollouts")
     return examples
 
 

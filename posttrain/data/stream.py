@@ -21,6 +21,9 @@ from posttrain.errors import CheckpointError, DataError
 
 _PICK, _SHUFFLE = 0, 1
 
+Place = tuple[int, int]
+"""A source's number and a row's."""
+
 
 class Stream:
     """Draws from several sources in proportion to their weights; each source runs through its own epochs.
@@ -47,7 +50,7 @@ class Stream:
     @property
     def epoch(self) -> float:
         """Passes over the data so far: draws divided by the number of examples of all sources."""
-        return self._draws / sum(map(len, self._sources))
+        return self._draws / self.size
 
     @property
     def epochs(self) -> list[float]:
@@ -59,7 +62,7 @@ class Stream:
 
     def take(self, n: int) -> list[Example]:
         """The next n examples."""
-        return [self._next() for _ in range(n)]
+        return [self.example(self.next_place()) for _ in range(n)]
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands, as small JSON; the seed and the sizes are there to be checked at resume."""
@@ -81,32 +84,52 @@ class Stream:
         self._epochs = [int(epoch) for epoch in state["epochs"]]
         self._positions = [int(position) for position in state["positions"]]
 
-    def _next(self) -> Example:
+    @property
+    def size(self) -> int:
+        """Number of examples of all sources."""
+        return sum(map(len, self._sources))
+
+    def share(self, place: Place) -> float:
+        """How often this example is drawn, up to a factor that all share: its source's weight over its size."""
+        before = self._cumulative[place[0] - 1] if place[0] else 0.0
+        return (self._cumulative[place[0]] - before) / len(self._sources[place[0]])
+
+    def example(self, place: Place) -> Example:
+        """The example at a place; reads its row."""
+        return self._sources[place[0]][place[1]]
+
+    def next_place(self) -> Place:
+        """Where the next example is."""
         source = self._pick()
-        example = self._sources[source][int(self._order(source)[self._positions[source]])]
+        place = source, int(self._order(source)[self._positions[source]])
         self._draws += 1
         self._positions[source] += 1
         if self._positions[source] == len(self._sources[source]):
             self._epochs[source] += 1
             self._positions[source] = 0
-        return example
+        return place
 
     def _pick(self) -> int:
         """The source of this draw: a number uniform in [0, sum of weights), looked up in the cumulative weights."""
-        word = int(self._words(1, _PICK, self._draws)[0])
-        uniform = (word >> 11) * 2.0**-53
+        uniform = float(uniforms(random_words(1, self._seed, _PICK, self._draws))[0])
         return min(bisect_right(self._cumulative, uniform * self._cumulative[-1]), len(self._sources) - 1)
 
     def _order(self, source: int) -> NDArray[np.int64]:
         """The permutation of a source's current epoch."""
         epoch, order = self._orders.get(source, (-1, None))
         if order is None or epoch != self._epochs[source]:
-            words = self._words(len(self._sources[source]), _SHUFFLE, source, self._epochs[source])
+            words = random_words(len(self._sources[source]), self._seed, _SHUFFLE, source, self._epochs[source])
             order = np.argsort(words, kind="stable")
             self._orders[source] = (self._epochs[source], order)
         return order
 
-    def _words(self, n: int, *counter: int) -> NDArray[np.uint64]:
-        """n random 64-bit words. The generator counts in the lowest word of its counter; ours are the upper three."""
-        upper = (*counter, 0, 0)[:3]
-        return np.random.Philox(key=self._seed, counter=[0, *upper]).random_raw(n)
+
+def random_words(n: int, seed: int, *counter: int) -> NDArray[np.uint64]:
+    """n random 64-bit words. The generator counts in the lowest word of its counter; ours are the upper three."""
+    upper = (*counter, 0, 0)[:3]
+    return np.random.Philox(key=seed, counter=[0, *upper]).random_raw(n)
+
+
+def uniforms(words: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Numbers uniform in [0, 1)."""
+    return np.asarray((words >> np.uint64(11)) * 2.0**-53, dtype=np.float64)

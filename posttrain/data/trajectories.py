@@ -1,7 +1,8 @@
 """Recorded trajectories by prompt: what was sampled for it once, and what became of it.
 
-Rows come from a table of prompt, completion and reward, or from the `rollouts/` directory of a former run. Their text
-is what is trained on; it is encoded anew, as a demonstration's is.
+They come from the trajectory store of a former run (`data.recorded`), and then exactly the tokens that were sampled
+are trained on, with their logprobs; or from a table of prompt, completion and reward, or the `rollouts/` directory of
+a former run: then their text is, encoded anew as a demonstration's is.
 """
 
 from __future__ import annotations
@@ -10,8 +11,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from posttrain.data.examples import Example, Examples, Outcome
+from posttrain.data.recorded import metadata, scan, vocabulary_digest
+from posttrain.errors import DataError
+from posttrain.trajectory import Prompt
 
 _STEPS = "step_*.jsonl"
 
@@ -31,6 +36,63 @@ def by_prompt(rows: Examples) -> Examples:
             groups.setdefault(json.dumps(example.prompt, sort_keys=True), []).append(example)
     found = [replace(group[0], outcomes=tuple(map(_outcome, group))) for group in groups.values()]
     return replace(rows, num_examples=len(found), read=found.__getitem__, num_skipped=skipped, first_problem=problem)
+
+
+def from_store(source: str, files: Sequence[Path], limit: int | None = None) -> Examples:
+    """One example a prompt with all its stored trajectories, `limit` of them in all; tokens are read when asked for.
+
+    What failed, or ended before a turn, is left out and counted as skipped. DataError where shards cannot be read or
+    are of different tokenizers.
+    """
+    vocabularies = {str(metadata(file)["vocabulary"]): file for file in files}
+    if len(vocabularies) > 1:
+        raise DataError(
+            f"{source}: its shards are of different tokenizers: {', '.join(map(str, vocabularies.values()))}"
+        )
+    groups: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    num_kept = num_skipped = 0
+    problem = ""
+    for place, row in scan(files, ("prompt", "prompt_id", "num_turns", "error", "reward", "solved")):
+        if row["error"] is not None or not row["num_turns"]:
+            num_skipped += 1
+            problem = problem or f"{row['prompt_id']}: the rollout had failed: {row['error']}"
+            continue
+        groups.setdefault(row["prompt"], []).append((place, row))
+        num_kept += 1
+        if num_kept == limit:
+            break
+    found = list(groups.items())
+
+    def example(number: int) -> Example:
+        written, rows = found[number]
+        prompt: Any = json.loads(written)
+        known: Prompt = prompt if isinstance(prompt, str) else tuple(prompt)
+        return Example(f"{source}#{number}", known, outcomes=tuple(_stored(place, row) for place, row in rows))
+
+    return Examples(source, len(found), example, num_skipped, problem, next(iter(vocabularies), None))
+
+
+def check_recorded(examples: Examples, tokenizer: Any, *, logprobs: bool) -> None:
+    """Whether the stored tokens, where there are some, are `tokenizer`'s. DataError where they are not.
+
+    logprobs: also whether every trajectory has those of the policy that sampled it.
+    """
+    if examples.vocabulary is None:
+        if logprobs:
+            raise DataError(
+                f"{examples.source} holds texts without the logprobs of the policy that wrote them, and the algorithm "
+                "reads behavior_logprobs; allowed: the directory of a run made with tracking.trajectories=all"
+            )
+    elif (own := vocabulary_digest(tokenizer)) != examples.vocabulary:
+        raise DataError(
+            f"{examples.source} holds tokens of another tokenizer (vocabulary {examples.vocabulary}) than this run's "
+            f"{tokenizer.name_or_path!r} ({own}); allowed: the tokenizer of the run that sampled them, or its texts: "
+            f"{examples.source}/rollouts"
+        )
+
+
+def _stored(place: str, row: dict[str, Any]) -> Outcome:
+    return Outcome("", row["reward"], row["solved"] is True, sampled=place)
 
 
 def rollout_files(path: Path) -> Sequence[Path]:

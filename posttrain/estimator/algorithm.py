@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from posttrain.batch import Source, TokenBatch, Unit
+from posttrain.batch import Source, TokenBatch, Unit, coarsest
 from posttrain.estimator.diagnostics import Diagnostics, means
 from posttrain.estimator.distillation import Divergence
 from posttrain.estimator.pairs import partners
@@ -83,9 +83,8 @@ class Algorithm:
 
     @property
     def couples(self) -> Unit:
-        """The coarsest unit that must stay in one micro-batch: "group", "pair" or ""."""
-        units = {term.couples for term in self.terms}
-        return "group" if "group" in units else "pair" if "pair" in units else ""
+        """The coarsest unit that must stay in one micro-batch: "group", "pair", "trajectory" or ""."""
+        return coarsest(term.couples for term in self.terms)
 
     @property
     def divergence(self) -> Divergence | None:
@@ -132,18 +131,18 @@ class Algorithm:
         return pulls[torch.tensor(known, device=pulls.device)].sum(0)
 
     def active(self, batch: TokenBatch) -> Tensor:
-        """Which sequences [S] of a prepared batch have a gradient; the others can skip the forward pass.
+        """Which pieces [P] of a prepared batch have a gradient; the others can skip the forward pass.
 
-        Exactly those with a non-zero coefficient and a non-zero advantage on some token of some term, and where a term
-        couples pairs, their partners: the gradient of a side depends on the other.
+        Exactly those of sequences with a non-zero coefficient and a non-zero advantage on some token of some term, and
+        where a term couples pairs, of their partners: the gradient of a side depends on the other.
         """
         assert batch.advantages is not None and batch.coefficients is not None
         acting = torch.stack([batch.sequence_sum(row.abs()) for row in batch.advantages]) != 0
         active: Tensor = ((batch.coefficients != 0) & acting).any(0)
-        if all(term.couples != "pair" for term in self.terms):
-            return active
-        other = partners(batch)
-        return active | (active[other] & (other >= 0))
+        if any(term.couples == "pair" for term in self.terms):
+            other = partners(batch)
+            active = active | (active[other] & (other >= 0))
+        return active[batch.trajectory_index]
 
     def counts(self, batch: TokenBatch) -> Tensor:
         """Each term's normaliser over this batch [K]; add over ranks."""

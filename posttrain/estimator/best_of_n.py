@@ -114,7 +114,7 @@ class BestOfNDivergence:
     source: Source = Source.ROLLOUTS
     selection: BestOfN = BestOfN()
     name: str = "best_of_n"
-    couples: ClassVar[Unit] = ""
+    couples: ClassVar[Unit] = "trajectory"
     needs: ClassVar[frozenset[str]] = frozenset({"rewards", "behavior_logprobs"})
 
     def prepare(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:

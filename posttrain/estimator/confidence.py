@@ -26,7 +26,7 @@ class EntropyDamped:
     scale: float = 0.5
     needs: ClassVar[frozenset[str]] = frozenset()
     uses_policy: ClassVar[bool] = True
-    couples: ClassVar[Unit] = ""
+    couples: ClassVar[Unit] = "trajectory"
 
     @property
     def formula(self) -> str:
@@ -48,7 +48,7 @@ class EntropySigned:
     scale: float = 0.1
     needs: ClassVar[frozenset[str]] = frozenset({"rewards"})
     uses_policy: ClassVar[bool] = True
-    couples: ClassVar[Unit] = ""
+    couples: ClassVar[Unit] = "trajectory"
 
     @property
     def formula(self) -> str:

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from posttrain.batch import TokenBatch
+from posttrain.batch import TokenBatch, Unit
 from posttrain.estimator.pairs import log_ratios
 from posttrain.estimator.read import field
 
@@ -75,6 +75,7 @@ class SequenceMean:
 
     needs: ClassVar[frozenset[str]] = frozenset({"old_logprobs"})
     formula: ClassVar[str] = "(sg(pi) / exp(1/|y_i| sum_t log(pi/pi_old)))"
+    couples: ClassVar[Unit] = "trajectory"
 
     def __call__(self, batch: TokenBatch) -> Tensor:
         """log pi - log s_i [A]."""
@@ -91,6 +92,7 @@ class PairRatio:
 
     needs: ClassVar[frozenset[str]] = frozenset({"old_logprobs"})
     formula: ClassVar[str] = "(sg(pi) / (rho_i rho_j)), rho_i = prod_t pi/pi_old"
+    couples: ClassVar[Unit] = "pair"
 
     def __call__(self, batch: TokenBatch) -> Tensor:
         """log pi - log rho_i - log rho_j [A]."""

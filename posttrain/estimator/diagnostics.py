@@ -43,6 +43,12 @@ def of_ratio(log_ratio: Tensor, mask: Tensor, advantage: Tensor, on: Tensor) -> 
     }
 
 
+def of_correction(weight: Tensor, advantage: Tensor, on: Tensor) -> Diagnostics:
+    """correction_weight: the mean importance weight of the tokens where `on` [A] and the advantage is not 0."""
+    acting = (on & (advantage != 0)).to(weight.dtype)
+    return {"correction_weight": ((acting * weight).sum(), acting.sum())}
+
+
 def merge(parts: list[Diagnostics]) -> Diagnostics:
     """Sums and counts of several micro-batches or ranks, added up."""
     merged: Diagnostics = {}

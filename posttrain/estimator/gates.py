@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from posttrain.batch import TokenBatch
+from posttrain.batch import TokenBatch, Unit
 from posttrain.estimator.read import field
 
 
@@ -53,6 +53,7 @@ class GammaGate:
     k_below: float = 3.0
     lambda_below: float = 2.0
     needs: ClassVar[frozenset[str]] = frozenset({"old_logprobs"})
+    couples: ClassVar[Unit] = "trajectory"
 
     @property
     def formula(self) -> str:
@@ -81,6 +82,7 @@ class GeometricClip:
     low: float = 0.4
     high: float = 0.4
     needs: ClassVar[frozenset[str]] = frozenset({"old_logprobs"})
+    couples: ClassVar[Unit] = "trajectory"
 
     def __post_init__(self) -> None:
         """ValueError below 0."""

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from posttrain.batch import TokenBatch
+from posttrain.batch import TokenBatch, Unit
 from posttrain.estimator.read import field
 
 Correction = Literal[
@@ -54,6 +54,11 @@ class SamplerCorrection:
                 raise ValueError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
         if not 0 <= self.floor < self.cap:
             raise ValueError(f"the weight is within floor={self.floor} and cap={self.cap}; allowed: 0 <= floor < cap")
+
+    @property
+    def couples(self) -> Unit:
+        """Whole trajectories, except where each token has its own weight."""
+        return "" if self.level == "token" else "trajectory"
 
     @property
     def formula(self) -> str:

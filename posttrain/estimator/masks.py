@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from posttrain.batch import TokenBatch
+from posttrain.batch import TokenBatch, Unit, coarsest
 from posttrain.estimator.pairs import log_ratios
 from posttrain.estimator.parts import Mask
 
@@ -93,6 +93,7 @@ class SequenceClip:
     low: float = 3e-4
     high: float = 4e-4
     needs: ClassVar[frozenset[str]] = frozenset()
+    couples: ClassVar[Unit] = "trajectory"
 
     def __post_init__(self) -> None:
         """ValueError as `Clip`."""
@@ -120,6 +121,7 @@ class PairClip:
     epsilon: float = 0.2
     joint: bool = False
     needs: ClassVar[frozenset[str]] = frozenset({"old_logprobs"})
+    couples: ClassVar[Unit] = "pair"
 
     def __post_init__(self) -> None:
         """ValueError outside 0 <= epsilon < 1."""
@@ -153,6 +155,11 @@ class Product:
     def needs(self) -> frozenset[str]:
         """Both factors'."""
         return self.first.needs | self.second.needs
+
+    @property
+    def couples(self) -> Unit:
+        """The coarser of the factors'."""
+        return coarsest(getattr(factor, "couples", "") for factor in (self.first, self.second))
 
     @property
     def formula(self) -> str:

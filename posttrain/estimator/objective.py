@@ -98,7 +98,7 @@ def _rows(algorithm: Algorithm, origins: Mapping[Constant, str]) -> Iterator[tup
 def _gradient(parts: dict[str, Part]) -> str:
     roles = {role: part.formula for role, part in parts.items()}
     factors = [roles["aggregation"]]
-    factors += [f"[{roles[role]}]" for role in ("where", "weight", "mask") if roles.get(role, "1") != "1"]
+    factors += [f"[{roles[role]}]" for role in ("where", "weight", "mask", "correction") if roles.get(role, "1") != "1"]
     factors += [f"[{roles['advantage']}]"] if roles.get("advantage", "1") != "1" else []
     factors.append(f"grad {roles['likelihood']}" + (f" / {roles['denominator']}" if "denominator" in roles else ""))
     return " ".join(factors)

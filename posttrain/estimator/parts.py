@@ -18,7 +18,11 @@ from posttrain.batch import TokenBatch, Unit
 
 @runtime_checkable
 class Part(Protocol):
-    """What every part has."""
+    """What every part has.
+
+    One that inside the step sums over sequences, pairs or groups has `couples` too: "trajectory", "pair" or "group"
+    keeps all pieces of those in one micro-batch.
+    """
 
     @property
     def needs(self) -> frozenset[str]:
@@ -43,7 +47,7 @@ class Advantage(Part, Protocol):
     """How much better an action was than expected, without gradient; 0 for sequences that have none.
 
     uses_policy: whether it depends on the current logprobs; then it is computed inside the step, else once per batch.
-    couples: "pair" or "group" where, inside the step, those must lie in one micro-batch.
+    couples: what must lie in one micro-batch for what it does inside the step, its diagnostics too (see `Part`).
     """
 
     uses_policy: ClassVar[bool]

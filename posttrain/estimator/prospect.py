@@ -31,7 +31,7 @@ class ProspectValue:
     undesirable: float = 1.0
     anchored: bool = True
     uses_policy: ClassVar[bool] = True
-    couples: ClassVar[Unit] = ""
+    couples: ClassVar[Unit] = "trajectory"
 
     def __post_init__(self) -> None:
         """ValueError for beta <= 0 and weights below 0."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from posttrain.batch import TokenBatch
+from posttrain.batch import TokenBatch, Unit
 from posttrain.estimator import read
 from posttrain.estimator.aggregation import SequenceMean
 from posttrain.estimator.diagnostics import Diagnostics
@@ -39,6 +39,7 @@ class ScoreTerm(DirectTerm):
 
     where: Where | None = None
     name: str = "token_model"
+    couples: ClassVar[Unit] = "trajectory"
 
     def describe(self) -> dict[str, Part]:
         """The parts by role."""

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from posttrain.batch import Source, TokenBatch, Unit
+from posttrain.batch import Source, TokenBatch, Unit, coarsest
 from posttrain.estimator import diagnostics, read
 from posttrain.estimator.advantages import Constant
 from posttrain.estimator.aggregation import TokenMean
@@ -58,7 +58,7 @@ class Term(Protocol):
 
     @property
     def couples(self) -> Unit:
-        """ "pair" or "group" where those must share a micro-batch, else ""."""
+        """ "trajectory", "pair" or "group" where those must share a micro-batch, else ""."""
         ...
 
     def prepare(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
@@ -82,7 +82,8 @@ class Term(Protocol):
 class PolicyTerm:
     """A policy-gradient term; the defaults make it supervised fine-tuning on `source`.
 
-    where: a filter; the sequences it leaves out are neither summed nor counted.
+    where: a filter; the sequences it leaves out are neither summed nor counted. correction: weights on its tokens
+    beside the mask, which the run adds where another policy has sampled (`importance`).
     """
 
     source: Source
@@ -94,6 +95,7 @@ class PolicyTerm:
     weight: Weight = field(default_factory=Always)
     name: str = "policy"
     where: Where | None = None
+    correction: Mask | None = None
 
     @property
     def needs(self) -> frozenset[str]:
@@ -102,13 +104,14 @@ class PolicyTerm:
 
     @property
     def couples(self) -> Unit:
-        """As the advantage says."""
-        return self.advantage.couples
+        """The coarsest that a part says."""
+        return coarsest(getattr(part, "couples", "") for part in self.describe().values())
 
     def describe(self) -> dict[str, Part]:
         """The parts by role."""
         roles = ("weight", "aggregation", "mask", "denominator", "advantage", "likelihood")
         parts: dict[str, Part] = {role: getattr(self, role) for role in roles}
+        parts |= {} if self.correction is None else {"correction": self.correction}
         return parts if self.where is None else {"where": self.where, **parts}
 
     def rows(self, batch: TokenBatch) -> Tensor:
@@ -150,6 +153,10 @@ class PolicyTerm:
             mask = self.mask(batch, log_ratio, advantage)
             scale = batch.broadcast(coefficient) * self.aggregation.token_weights(batch) * mask * advantage
             found = diagnostics.of_policy(batch, on)
+            if self.correction is not None and on.any():  # without rollouts there is nothing that a sampler reported
+                weight = self.correction(batch, log_ratio, advantage)
+                found |= diagnostics.of_correction(weight, advantage, on)
+                scale = scale * weight
             if self.denominator.needs:  # a policy other than the current one
                 found |= diagnostics.of_ratio(log_ratio, mask, advantage, on)
             if isinstance(self.advantage, Diagnosing):

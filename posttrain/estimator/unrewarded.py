@@ -26,7 +26,7 @@ class Unrewarded:
 
     advantage: Advantage = field(default_factory=lambda: RewardKL(LeaveOneOut(), 1.0))
     uses_policy: ClassVar[bool] = False
-    couples: ClassVar[Unit] = ""
+    couples: ClassVar[Unit] = "trajectory"
 
     @property
     def needs(self) -> frozenset[str]:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from posttrain.batch import TokenBatch
+from posttrain.batch import TokenBatch, Unit
 from posttrain.estimator import read
 from posttrain.estimator.diagnostics import Diagnostics
 from posttrain.estimator.direct import DirectTerm
@@ -65,12 +65,13 @@ class StepMean:
 class ValueTerm(DirectTerm):
     """L = weight * mean over steps of 1/2 max((V - R)^2, (V_c - R)^2), R = A + V_old (see `Gae` and `SquaredError`).
 
-    Runs over the graded sequences of `source`; the returns do not depend on the policy, and each on its sequence alone.
+    Runs over the graded sequences of `source`; returns do not depend on the policy, and each on its sequence alone.
     """
 
     returns: Gae = field(default_factory=Gae)
     error: SquaredError = field(default_factory=SquaredError)
     name: str = "value"
+    couples: ClassVar[Unit] = "trajectory"
 
     def describe(self) -> dict[str, Part]:
         """The parts by role."""

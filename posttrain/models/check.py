@@ -1,9 +1,10 @@
-"""A check at load time that `Policy` computes what the model itself computes: head, logit shape, padding, sharing."""
+"""A check at load time that `Policy` computes what the model itself computes: head, logit shape, padding, packing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from posttrain.errors import UserError
 from posttrain.models.policy import Policy
-from posttrain.models.shared_rows import PlainRows, may_share
+from posttrain.models.shared_rows import takes
+from posttrain.rows import Branch, Rows
 
 _LENGTHS = (9, 5)
 _SPREAD = 30.0
@@ -25,18 +27,20 @@ def check_policy(model: Any) -> None:
 
     Hidden states are scaled up on both sides until logits spread over about 30 nats, so that a cap or a factor shows
     even in a freshly initialised model. UserError naming the architecture where half of the digits do not agree.
-    Sets `model.shares_prompts` to whether rows that several sequences share give what plain rows give.
+    Sets `model.row_layout` to the rows that the model computes as they are (see `posttrain.rows`).
     """
     training = model.training
     model.eval()
-    model.shares_prompts = False
+    model.row_layout = "padded"
+    most = takes(model.get_decoder().config)
     vocabulary = model.get_input_embeddings().weight.shape[0]
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(vocabulary, (len(_LENGTHS), max(_LENGTHS)), generator=generator).to(model.device)
     try:
-        with _spread_out(model, ids[:1]):
+        with _as_sdpa(model), _spread_out(model, ids[:1]):
             difference, scale = _difference(model, ids)
-            model.shares_prompts = _shares(model, scale)
+            if most != "padded" and _packs(model, scale):
+                model.row_layout = most
     except _FAILURES as error:
         raise _refusal(model, f"a forward pass fails: {error}") from error
     finally:
@@ -74,65 +78,78 @@ def _difference(model: Any, ids: Tensor) -> tuple[float, float]:
     alone = [model(input_ids=ids[i : i + 1, :n], use_cache=False).logits[0, :-1] for i, n in enumerate(_LENGTHS)]
     predictors = [i * ids.shape[1] + torch.arange(n - 1, device=ids.device) for i, n in enumerate(_LENGTHS)]
     actions = torch.cat([ids[i, 1:n] for i, n in enumerate(_LENGTHS)])
-    scored = Policy(model)(_rows(ids, torch.ones_like(ids), torch.cat(predictors), actions))
+    scored = Policy(model)(_rows(ids, torch.cat(predictors), actions))
     logits = torch.cat(alone).to(scored.logprobs.dtype)
     expected = torch.log_softmax(logits, -1).gather(1, actions[:, None]).squeeze(1)
     return float((scored.logprobs - expected).abs().max()), float(logits.abs().max())
 
 
-def _shares(model: Any, scale: float) -> bool:
-    """Whether shared rows agree with plain rows, far better than without their mask, and positions are not ignored.
+def _packs(model: Any, scale: float) -> bool:
+    """Whether packed rows agree with padded ones, far better than where every token sees all that are before it.
 
-    A sliding window is made so short that it shows in rows this small.
+    Nor may positions be ignored. A sliding window is made so short that it shows in rows this small.
     """
-    config = model.get_decoder().config
-    if not may_share(config):
-        return False
-    rows = _shared_rows(model)
-    window = getattr(config, "sliding_window", None)
+    rows = _packed_rows(model)
     policy = Policy(model)
-    try:
-        if window is not None:
-            config.sliding_window = _WINDOW
-        expected = policy(rows).logprobs
-        wrong = policy(rows._replace(seen_until=None)).logprobs
-        policy.shares_prompts = True
-        shared = policy(rows).logprobs
-        moved = policy(rows._replace(position_ids=2 * rows.position_ids)).logprobs
-    except _FAILURES:  # whatever the architecture makes of a mask: it cannot take one
-        return False
-    finally:
-        if window is not None:
-            config.sliding_window = window
-    difference, unmasked = (float((found - expected).abs().mean()) for found in (shared, wrong))
+    policy.layout = "shared"
+    with _short_window(model.get_decoder()):
+        try:
+            expected = policy(rows.unpacked()).logprobs
+            packed = policy(rows).logprobs
+            wrong = policy(replace(rows, branches=(Branch(0, rows.input_ids.shape[1]),))).logprobs
+            moved = policy(replace(rows, position_ids=2 * rows.position_ids)).logprobs
+        except _FAILURES:  # whatever the architecture makes of its arguments: it cannot take them
+            return False
+    difference, unmasked = (float((found - expected).abs().mean()) for found in (packed, wrong))
     tolerance: float = torch.finfo(model.dtype).eps ** 0.5 * scale
-    return difference <= tolerance and difference < unmasked / 10 and not torch.equal(shared, moved)
+    return difference <= tolerance and difference < unmasked / 10 and not torch.equal(packed, moved)
 
 
-def _shared_rows(model: Any) -> PlainRows:
-    """Two trees: 5 tokens and then 6, 4 and 5; 5 tokens and then 7 and 2, and padding."""
-    prompt, width = 5, 20
-    position_ids = torch.zeros(2, width, dtype=torch.long)
-    seen_until = torch.arange(1, width + 1).repeat(2, 1)
-    mask = torch.zeros_like(position_ids)
-    for tree, lengths in enumerate([(6, 4, 5), (7, 2)]):
-        start = prompt
-        position_ids[tree, :prompt] = torch.arange(prompt)
-        seen_until[tree, :prompt] = prompt + sum(lengths)
-        mask[tree, : prompt + sum(lengths)] = 1
-        for length in lengths:
-            position_ids[tree, start : start + length] = torch.arange(prompt, prompt + length)
-            seen_until[tree, start : start + length] = start + length
-            start += length
+@contextmanager
+def _as_sdpa(model: Any) -> Iterator[None]:
+    """Within it a model with flash attention, which needs a GPU, computes the same by SDPA."""
+    name = model.config._attn_implementation
+    flash = str(name).startswith("flash_attention")
+    if flash:
+        model.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        if flash:
+            model.config._attn_implementation = name
+
+
+@contextmanager
+def _short_window(decoder: Any) -> Iterator[None]:
+    """Within it layers that look back only so far look back less."""
+    holders = [one for one in (decoder.config, *decoder.modules()) if getattr(one, "sliding_window", None) is not None]
+    windows = [one.sliding_window for one in holders]
+    try:
+        for one in holders:
+            one.sliding_window = _WINDOW
+        yield
+    finally:
+        for one, window in zip(holders, windows, strict=True):
+            one.sliding_window = window
+
+
+def _packed_rows(model: Any) -> Rows:
+    """Two trees: 5 tokens and then 6, 4 and 5; 5 tokens and then 7 and 2."""
+    branches = (
+        Branch(0, 11),
+        Branch(11, 15, ((0, 5),)),
+        Branch(15, 20, ((0, 5),)),
+        Branch(20, 32),
+        Branch(32, 34, ((20, 25),)),
+    )
+    positions = torch.cat([torch.arange(one.depth, one.depth + one.stop - one.start) for one in branches])
+    width = len(positions)
     vocabulary = model.get_input_embeddings().weight.shape[0]
-    generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(vocabulary, (2, width), generator=generator)
-    predictors = mask.flatten().nonzero().squeeze(1)
-    actions = torch.randint(vocabulary, (len(predictors),), generator=generator)
-    fields = ids, mask, position_ids, predictors, actions, torch.ones(len(actions)), seen_until
-    return PlainRows(*(value.to(model.device) for value in fields))
+    ids, actions = torch.randint(vocabulary, (2, width), generator=torch.Generator().manual_seed(1))
+    rows = Rows(ids[None], positions[None], torch.arange(width), actions, torch.ones(width), branches)
+    return rows.to(model.device)
 
 
-def _rows(ids: Tensor, mask: Tensor, predictors: Tensor, actions: Tensor) -> PlainRows:
+def _rows(ids: Tensor, predictors: Tensor, actions: Tensor) -> Rows:
     positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-    return PlainRows(ids, mask, positions, predictors, actions, torch.ones(len(actions), device=ids.device))
+    return Rows(ids, positions, predictors, actions, torch.ones(len(actions), device=ids.device))

@@ -11,7 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from posttrain.models.shared_rows import PolicyRows, hidden_states
+from posttrain.models.shared_rows import hidden_states
+from posttrain.rows import Layout, Rows
 
 Reading = Literal["state", "action"]
 
@@ -31,14 +32,14 @@ class Critic(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         self.reading = reading
-        self.shares_prompts: bool = getattr(model, "shares_prompts", False)
+        self.layout: Layout = getattr(model, "row_layout", "padded")
 
-    def forward(self, rows: PolicyRows) -> Tensor:
+    def forward(self, rows: Rows) -> Tensor:
         """A number for each action token [A]; float32, or float64 as the model is.
 
         ValueError where the reading is "action" and `rows` were not collated whole.
         """
-        hidden, rows = hidden_states(self.decoder, rows, self.shares_prompts)
+        hidden, rows = hidden_states(self.decoder, rows, self.layout)
         index = rows.predictor_index if self.reading == "state" else rows.action_index
         if index is None:
             raise ValueError("a critic that reads actions needs whole rows: collate(..., whole=True)")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.models.lora import adapter_weights, has_lora, save_adapter
+from posttrain.models.quantised import is_quantised, plain_shell
 from posttrain.models.quiet import no_progress_bars
 from posttrain.models.sharded import is_sharded
 from posttrain.models.weights import named_weights
@@ -16,14 +17,15 @@ from posttrain.models.weights import named_weights
 def save_model(model: Any, tokenizer: Any, directory: Path | str, *, writes: bool = True) -> Path:
     """Write safetensors, config, generation config and tokenizer (with chat template) to `directory`.
 
-    A model with an adapter is merged, and the adapter is written beside it, to `directory`/adapter, as peft stores one.
-    Where weights are spread over ranks every rank must call, and one of them `writes`. The same weights give the same
-    bytes. The files appear together: they are written beside it and then renamed; a former `directory` is replaced.
+    A model with an adapter is merged, and the adapter is written beside it, to `directory`/adapter, as peft stores one;
+    a quantised one is written as what its weights stand for. Where weights are spread over ranks every rank must call,
+    and one of them `writes`. The same weights give the same bytes. The files appear together: they are written beside
+    it and then renamed; a former `directory` is replaced.
     """
     directory = Path(directory)
     sharded = is_sharded(model)
     given: dict[str, Any] = {}
-    if sharded or has_lora(model):
+    if sharded or has_lora(model) or is_quantised(model):
         weights = ((name, tensor.cpu() if sharded else tensor) for name, tensor in named_weights(model))
         given = {"state_dict": {name: tensor for name, tensor in weights if writes}}
     adapter = adapter_weights(model) if has_lora(model) else None
@@ -34,7 +36,7 @@ def save_model(model: Any, tokenizer: Any, directory: Path | str, *, writes: boo
     try:
         written = work / "new"
         with no_progress_bars():
-            model.save_pretrained(written, **given)
+            (plain_shell(model) if is_quantised(model) else model).save_pretrained(written, **given)
         if adapter is not None:
             save_adapter(model, adapter, written / "adapter")
         tokenizer.save_pretrained(written)

@@ -6,7 +6,7 @@ computes a chunk's logits again. Where all logits fit into one chunk they are ke
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 DEFAULT_CHUNK_BYTES = 256 << 20
+_CACHED_ELEMENTS = 1 << 18
 
 
 class TokenLogprobs(NamedTuple):
@@ -87,19 +88,20 @@ class _TokenLogprobs(torch.autograd.Function):
         rows = max(1, chunk_bytes // (weight.shape[0] * kind.itemsize))
         temperatures = temperatures.to(kind)
         matrix = weight.to(hidden.dtype)
-        logprobs, entropy = temperatures.new_empty(2, ids.numel()).unbind()
-        normaliser = torch.empty_like(logprobs)
+        logprobs, entropy = torch.empty_like(ids, dtype=kind), torch.empty_like(ids, dtype=kind)
         keep = None
+        if rows >= ids.numel() and shape.softcap is None:
+            keep = matrix.new_empty(ids.numel(), weight.shape[0], dtype=kind)
         for start in range(0, ids.numel(), rows):
-            part = slice(start, start + rows)
-            scaled = shaped_logits(hidden[part], matrix, bias, shape, kind).div_(temperatures[part, None])
-            if rows >= ids.numel():
-                keep = scaled
-            normaliser[part] = scaled.logsumexp(-1)
-            logs = scaled - normaliser[part, None]
-            logprobs[part] = logs.gather(1, ids[part, None]).squeeze(1)
-            entropy[part] = -torch.linalg.vecdot(logs.exp(), logs)
-        ctx.save_for_backward(hidden, weight, bias, ids, temperatures, normaliser, entropy, keep)
+            chunk = slice(start, start + rows)
+            for part, logits in _pieces(hidden[chunk] @ matrix.T, start):
+                scaled = _scaled(logits, bias, shape, temperatures[part, None])
+                logs = scaled.log_softmax(-1)
+                logprobs[part] = logs.gather(1, ids[part, None]).squeeze(1)
+                entropy[part] = -torch.linalg.vecdot(torch.exp(logs, out=scaled), logs)
+                if keep is not None:
+                    keep[part] = logs
+        ctx.save_for_backward(hidden, weight, bias, ids, temperatures, entropy, keep)
         ctx.rows, ctx.shape, ctx.kind = rows, shape, kind
         ctx.set_materialize_grads(False)
         return logprobs, entropy
@@ -107,26 +109,46 @@ class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, ids, temperatures, normaliser, entropy, keep = ctx.saved_tensors
+        hidden, weight, bias, ids, temperatures, entropy, keep = ctx.saved_tensors
         shape: LogitShape = ctx.shape
         matrix = weight.to(hidden.dtype)
         gradient = HeadGradient(ctx.needs_input_grad, hidden, weight, bias, ctx.kind)
         for start in range(0, ids.numel(), ctx.rows):
-            part = slice(start, start + ctx.rows)
-            temperature = temperatures[part, None]
-            scaled = keep
-            if scaled is None:
-                scaled = shaped_logits(hidden[part], matrix, bias, shape, ctx.kind).div_(temperature)
-            logs = scaled - normaliser[part, None]
-            grad = logs.exp().neg_()
-            pull = 0 if grad_logprobs is None else grad_logprobs[part, None]
-            if grad_entropy is not None:  # d H / d scaled = -p (log p + H)
-                pull = logs.add_(entropy[part, None]).mul_(grad_entropy[part, None]).add_(pull)
-            grad.mul_(pull)
-            if grad_logprobs is not None:  # d log p_a / d scaled = 1_a - p
-                grad.scatter_add_(1, ids[part, None], grad_logprobs[part, None])
-            gradient.add(part, shape.backward(grad.div_(temperature), scaled, temperature), matrix)
+            chunk = slice(start, start + ctx.rows)
+            made = hidden[chunk] @ matrix.T if keep is None else keep
+            found = made.new_empty(made.shape, dtype=hidden.dtype)
+            for part, logits in _pieces(made, start):
+                temperature = temperatures[part, None]
+                scaled = logits
+                logs = keep[part] if keep is not None else None
+                if logs is None:
+                    scaled = _scaled(logits, bias, shape, temperature)
+                    logs = scaled.log_softmax(-1)
+                grad = logs.exp().neg_()
+                pull = 0 if grad_logprobs is None else grad_logprobs[part, None]
+                if grad_entropy is not None:  # d H / d scaled = -p (log p + H)
+                    pull = (logs + entropy[part, None]).mul_(grad_entropy[part, None]).add_(pull)
+                grad.mul_(pull)
+                if grad_logprobs is not None:  # d log p_a / d scaled = 1_a - p
+                    grad.scatter_add_(1, ids[part, None], grad_logprobs[part, None])
+                grad = shape.backward(grad.div_(temperature), scaled, temperature)
+                found[part.start - start : part.stop - start] = grad
+            gradient.add(chunk, found, matrix)
         return (*gradient.of_inputs(), *(None,) * 4)
+
+
+def _pieces(logits: Tensor, start: int) -> Iterator[tuple[slice, Tensor]]:
+    """Rows of logits [R, V], from token `start` on, that stay in a CPU's cache together; all of them on a GPU."""
+    rows = max(1, _CACHED_ELEMENTS // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
+    for first in range(0, len(logits), max(1, rows)):
+        piece = logits[first : first + rows]
+        yield slice(start + first, start + first + len(piece)), piece
+
+
+def _scaled(logits: Tensor, bias: Tensor | None, shape: LogitShape, temperature: Tensor) -> Tensor:
+    """The shaped logits over the temperature, in the temperature's type, apart from `logits`."""
+    found = logits.to(temperature.dtype, copy=True)
+    return shape(found if bias is None else found.add_(bias.to(found.dtype))).div_(temperature)
 
 
 class HeadGradient:

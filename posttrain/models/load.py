@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from posttrain.config.hub import hub_reachable
-from posttrain.config.schema import CriticSettings, ModelSettings
+from posttrain.config.schema import CriticSettings, ModelSettings, TeacherSettings
 from posttrain.errors import RecipeError, UserError, did_you_mean
 from posttrain.models.architecture import architecture
 from posttrain.models.check import check_policy
+from posttrain.models.quantised import keep_exact, quantization_config
 from posttrain.models.quiet import no_progress_bars
+from posttrain.models.shared_rows import takes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -64,6 +66,26 @@ def load_model(settings: ModelSettings, tokenizer: Any, seed: int) -> PreTrained
     return model
 
 
+def empty_model(settings: ModelSettings | TeacherSettings, tokenizer: Any = None) -> PreTrainedModel:
+    """The model without weights, on the meta device, in eval mode: shapes to count with.
+
+    Of a path only the config is read. tokenizer: what `config` leaves to it. RecipeError, UserError as `check_model`.
+    """
+    from transformers import AutoModelForCausalLM
+
+    own = ModelSettings(**settings.model_dump())
+    check_model(own)
+    config = _stored_config(own) if own.config is None else architecture(own.config, tokenizer)
+    attention = own.attention if own.attention in ("eager", "sdpa") else None  # the others' packages may be missing
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, own.dtype), attn_implementation=attention)
+    model.row_layout = takes(model.get_decoder().config)
+    if own.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    found: PreTrainedModel = model.eval()
+    return found
+
+
 def check_critic(policy: ModelSettings, settings: CriticSettings) -> None:
     """Whether `load_critic` can find what `settings` names, without loading weights; UserError as there."""
     with errors_of("critic"):
@@ -77,7 +99,8 @@ def load_critic(policy: ModelSettings, settings: CriticSettings, tokenizer: Any)
 
 
 def _critic_model(policy: ModelSettings, settings: CriticSettings) -> ModelSettings:
-    return policy.model_copy(update={"path": settings.path, "revision": settings.revision, "config": None})
+    own = {"path": settings.path, "revision": settings.revision, "config": None, "quantization": None}
+    return policy.model_copy(update=own)
 
 
 @contextmanager
@@ -106,6 +129,7 @@ def _stored(settings: ModelSettings) -> Any:
 
     place, revision = _place(settings)
     local = Path(place).is_dir()
+    quantised = {} if settings.quantization is None else {"quantization_config": quantization_config(settings)}
     try:
         with no_progress_bars() if local else nullcontext():
             model, info = _model_class(settings, _stored_config(settings)).from_pretrained(
@@ -114,9 +138,12 @@ def _stored(settings: ModelSettings) -> Any:
                 dtype=getattr(torch, settings.dtype),
                 attn_implementation=settings.attention,
                 output_loading_info=True,
+                **quantised,
             )
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise UserError(f"model.path {settings.path!r}: cannot be loaded: {_first_line(error)}") from error
+    if quantised:
+        keep_exact(model)
     missing = sorted(info["missing_keys"])
     if missing:
         raise UserError(

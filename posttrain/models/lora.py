@@ -1,14 +1,15 @@
 """LoRA through peft: small matrices train beside frozen weights (arXiv 2106.09685).
 
 The adapter is injected into the model itself, so everything that reads hidden states stays as it is. What leaves the
-trainer is merged: samplers and `final/` get plain weights, one layer at a time. Not covered: adapters on embeddings
-and on the output head, whose weight the fused head reads directly, and quantised bases.
+trainer is merged: samplers and `final/` get plain weights, one layer at a time. Its base may be quantised (see
+`models.quantised`). Not covered: adapters on embeddings and on the output head, whose weight the fused head reads
+directly.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from torch import Tensor, nn
 from posttrain.config.schema import LoraSettings
 from posttrain.errors import RecipeError
 from posttrain.models.policy import Scored
+from posttrain.models.quantised import is_quantised, quantised_layers, whole_tensor, whole_weight
 from posttrain.models.sharded import whole
-from posttrain.models.shared_rows import PolicyRows
+from posttrain.rows import Rows
 
 _LAYER = ".base_layer"
 
@@ -87,7 +89,7 @@ class WithoutAdapter(nn.Module):
         super().__init__()
         self.module = policy
 
-    def forward(self, rows: PolicyRows) -> Scored:
+    def forward(self, rows: Rows) -> Scored:
         """As `Policy`'s, by the frozen weights alone."""
         with adapter_off(self.module):
             scored: Scored = self.module(rows)
@@ -97,29 +99,28 @@ class WithoutAdapter(nn.Module):
 def merged_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
     """Weights named as in the plain model, W + (alpha / r) B A in place of W; the memory of one layer at a time."""
     layers = {name: module for name, module in model.named_modules() if _is_adapted(module)}
+    quantised = quantised_layers(model)
     seen: set[int] = set()
     for name, tensor in model.state_dict(keep_vars=True).items():
         owner = next((prefix for prefix in layers if name.startswith(prefix + ".")), None)
         if id(tensor) in seen or (owner is not None and not name.startswith(owner + _LAYER)):
             continue
         seen.add(id(tensor))
-        if owner is None:
-            with whole(tensor):
-                yield name, tensor.detach()
-        elif name.endswith(_LAYER + ".weight"):
-            with whole(*layers[owner].parameters()):
-                yield name.replace(_LAYER, ""), _merged(layers[owner])
-        else:
-            with whole(tensor):
-                yield name.replace(_LAYER, ""), tensor.detach()
+        if owner is not None and name == owner + _LAYER + ".weight":
+            with whole(*layers[owner].parameters()) as parameters:
+                yield name.replace(_LAYER, ""), _merged(layers[owner], parameters)
+            continue
+        with whole(tensor) as (found,):
+            yield name.replace(_LAYER, ""), whole_tensor(name, found, quantised, model.dtype)
 
 
 def adapter_weights(model: Any) -> dict[str, Tensor]:
     """The adapter's own weights, named as peft stores them."""
     from peft import get_peft_model_state_dict
 
-    with whole(*(parameter for parameter in model.parameters() if parameter.requires_grad)):
-        state = {name: tensor.detach().clone() for name, tensor in model.named_parameters() if tensor.requires_grad}
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    with whole(*trained.values()) as tensors:
+        state = {name: tensor.clone() for name, tensor in zip(trained, tensors, strict=True)}
     found = get_peft_model_state_dict(model, state, adapter_name="default")
     return {f"base_model.model.{name}": tensor.contiguous().cpu() for name, tensor in found.items()}
 
@@ -133,10 +134,22 @@ def save_adapter(model: Any, weights: dict[str, Tensor], directory: Path) -> Non
     model.peft_config["default"].save_pretrained(directory)
 
 
-def _merged(layer: Any) -> Tensor:
-    """The layer's weight with its adapter in it; the layer stays as it is."""
-    alone = copy.deepcopy(layer)
-    alone.merge()
+def _merged(layer: Any, parameters: Sequence[Tensor]) -> Tensor:
+    """The layer's weight with its adapter in it, from its whole parameters; the layer stays as it is."""
+    from peft.tuners.lora.layer import Linear
+
+    base = layer.get_base_layer()
+    copies: dict[int, Any] = {}
+    if not is_quantised(base):
+        new = [nn.Parameter(tensor.clone(), requires_grad=False) for tensor in parameters]
+        copies = {id(own): one for own, one in zip(layer.parameters(), new, strict=True)}
+    alone = copy.deepcopy(layer, copies)
+    if is_quantised(base):  # peft would quantise the sum again
+        alone.base_layer = nn.Linear(base.in_features, base.out_features, bias=False, device="meta")
+        alone.base_layer.weight = nn.Parameter(whole_weight(base, layer.lora_A["default"].weight.dtype))
+        Linear.merge(alone)
+    else:
+        alone.merge()
     weight: Tensor = alone.get_base_layer().weight
     return weight.detach()
 

@@ -1,9 +1,8 @@
-"""The policy as the trainer sees it: padded rows in, log-probability and entropy of each action token out.
+"""The policy as the trainer sees it: rows in, log-probability and entropy of each action token out.
 
-Plain rows come without an attention mask: they are padded on the right, so a causal model never looks from a token to
-padding, and the fast causal kernels stay available. Rows that several sequences share bring a mask; models that cannot
-take it (see `models.shared_rows`) get the same sequences as plain rows. `models.check` verifies all this, and the head,
-for the loaded architecture. Not covered: architectures whose attention is not causal.
+How a model takes packed rows is in `models.shared_rows`; one that cannot gets the same sequences as padded rows.
+`models.check` verifies this, and the head, for the loaded architecture. Not covered: architectures whose attention is
+not causal.
 """
 
 from __future__ import annotations
@@ -17,7 +16,8 @@ from torch import Tensor, nn
 from posttrain.models.critic import Critic
 from posttrain.models.divergence import Divergence, Scores, token_divergence
 from posttrain.models.head import DEFAULT_CHUNK_BYTES, LogitShape, token_logprobs
-from posttrain.models.shared_rows import PolicyRows, hidden_states
+from posttrain.models.shared_rows import hidden_states
+from posttrain.rows import Layout, Rows
 
 
 class Scored(NamedTuple):
@@ -40,18 +40,18 @@ class Teacher:
     divergence: Divergence
 
     @torch.no_grad()
-    def __call__(self, rows: PolicyRows) -> Scores:
+    def __call__(self, rows: Rows) -> Scores:
         """Its logits at the action tokens, not computed yet."""
-        return action_scores(self.model, rows, logit_shape(self.model.config), self.model.shares_prompts)
+        return action_scores(self.model, rows, logit_shape(self.model.config), self.model.row_layout)
 
 
 class Policy(nn.Module):
     """A causal language model of transformers (`.model`) that scores action tokens.
 
     All its work happens in `forward`, so that wrappers for data parallelism see it. chunk_bytes: see `token_logprobs`.
-    shares_prompts: whether the model computes shared rows as they are; `models.check` decides it at load. teacher: the
-    divergence from it is part of what is scored with gradient. critic: a second trained model, in the same wrapper and
-    the same checkpoint, whose scalars are scored along.
+    layout: the rows that the model computes as they are; `models.check` decides it at load. teacher: the divergence
+    from it is part of what is scored with gradient. critic: a second trained model, in the same wrapper and the same
+    checkpoint, whose scalars are scored along.
     """
 
     def __init__(
@@ -68,11 +68,11 @@ class Policy(nn.Module):
         self.teacher = teacher
         self.chunk_bytes = chunk_bytes
         self.shape = logit_shape(model.config)
-        self.shares_prompts: bool = getattr(model, "shares_prompts", False)
+        self.layout: Layout = getattr(model, "row_layout", "padded")
 
-    def forward(self, rows: PolicyRows) -> Scored:
+    def forward(self, rows: Rows) -> Scored:
         """Logprobs and entropies [A] of softmax(logits / temperature), in nats; float32, or float64 as the model is."""
-        scores = action_scores(self.model, rows, self.shape, self.shares_prompts)
+        scores = action_scores(self.model, rows, self.shape, self.layout)
         scored = token_logprobs(
             *scores[:3], rows.action_ids, rows.temperatures, chunk_bytes=self.chunk_bytes, shape=self.shape
         )
@@ -83,9 +83,9 @@ class Policy(nn.Module):
         return Scored(*scored, values, token_divergence(*how, chunk_bytes=self.chunk_bytes))
 
 
-def action_scores(model: Any, rows: PolicyRows, shape: LogitShape, shares_prompts: bool) -> Scores:
+def action_scores(model: Any, rows: Rows, shape: LogitShape, layout: Layout) -> Scores:
     """The model's logits at the action tokens of `rows` [A], not computed yet."""
-    hidden, rows = hidden_states(model.get_decoder(), rows, shares_prompts)
+    hidden, rows = hidden_states(model.get_decoder(), rows, layout)
     head = model.get_output_embeddings()
     return Scores(hidden.index_select(0, rows.predictor_index), head.weight, getattr(head, "bias", None), shape)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from posttrain.models.policy import Policy
 from posttrain.models.weights import named_weights
@@ -18,6 +19,20 @@ def reference_of(model: Any) -> Policy:
     reference = Policy(copy.deepcopy(model))
     reference.requires_grad_(False)
     return reference.eval()
+
+
+@contextmanager
+def visiting(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """Within it the module is on `device`; then where it was before, so that an offloaded one leaves the room free."""
+    home = next(module.parameters()).device
+    if home.type == device.type:
+        yield
+        return
+    module.to(device)
+    try:
+        yield
+    finally:
+        module.to(home)
 
 
 @torch.no_grad()

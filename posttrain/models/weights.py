@@ -10,23 +10,27 @@ import torch
 from torch import Tensor
 
 from posttrain.models.lora import has_lora, merged_weights
+from posttrain.models.quantised import is_quantised, whole_weights
 from posttrain.models.sharded import whole
 
 
 def named_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
     """Parameters and saved buffers of the Hugging Face model, named as in its state dict; of tied ones the first.
 
-    Those of a model with an adapter come merged, under the plain model's names.
+    Under the plain model's names, those of a model with an adapter come merged, quantised ones as what they stand for.
     """
     if has_lora(model):
         yield from merged_weights(model)
+        return
+    if is_quantised(model):
+        yield from whole_weights(model)
         return
     parameters = dict(model.named_parameters())
     tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - parameters.keys()
     for name, tensor in model.state_dict().items():
         if name not in tied:
-            with whole(parameters.get(name)):
-                yield name, parameters[name].detach() if name in parameters else tensor
+            with whole(parameters.get(name, tensor)) as (found,):
+                yield name, found
 
 
 def digest(model: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -60,7 +61,11 @@ class Collector:
             seen[example.id] += 1
         trajectories = asyncio.run(self._play(slots, seed))
         if self.grader is not None:
+            start = time.monotonic()
             self.grader.grade(trajectories)
+            seconds = time.monotonic() - start
+            for one in trajectories:
+                one.grading_seconds = seconds
         members = (tuple(trajectories[i : i + group_size]) for i in range(0, len(trajectories), group_size))
         return [Group(example.id, group) for example, group in zip(examples, members, strict=True)]
 
@@ -95,7 +100,11 @@ class Collector:
         encoded = {key: encode_prompt(prompt, self.tokenizer) for key, prompt in rendered.items()}
         prompts = [encoded[id(episode.conversation)] + episode.given for episode in episodes]
         requests = [Request(ids, episode.turn_seed) for ids, episode in zip(prompts, episodes, strict=True)]
+        start = time.monotonic()
         completions = self.engine.generate(requests, self.sampling)
+        seconds = time.monotonic() - start
+        for episode in episodes:
+            episode.trajectory.generation_seconds += seconds
         said = [[*episode.given, *c.token_ids] for episode, c in zip(episodes, completions, strict=True)]
         texts = self.tokenizer.batch_decode(said, skip_special_tokens=True)
         taken = zip(episodes, prompts, completions, texts, strict=True)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,16 +14,37 @@ from posttrain.config.schema import RolloutSettings
 from posttrain.rollout.engine import Engine
 
 
-def check_engine(name: str) -> None:
-    """MissingDependencyError where the packages of engine `name` are not installed; nothing is loaded."""
-    if name == "vllm" and importlib.util.find_spec("vllm") is None:
+def check_engine(name: str, servers: Sequence[str] = ()) -> None:
+    """MissingDependencyError where the packages of engine `name` are not installed; nothing is loaded.
+
+    servers: where it runs elsewhere, in which case nothing is needed here.
+    """
+    if name == "vllm" and not servers and importlib.util.find_spec("vllm") is None:
         from posttrain.rollout.vllm_process import missing
 
         raise missing()
 
 
-def make_engine(settings: RolloutSettings, model: Any, device: torch.device) -> Engine:
-    """The engine over its own copy of `model` (bare, as loaded), with the model's weights as version 0."""
+def make_engine(
+    settings: RolloutSettings,
+    model: Any,
+    device: torch.device,
+    *,
+    directory: Path | None = None,
+    stack: ExitStack | None = None,
+) -> Engine:
+    """The engine over its own copy of `model` (bare, as loaded), with the model's weights as version 0.
+
+    directory, stack: the run's, needed where the engine is served: its files and logs go there, and what it starts is
+    stopped with the stack.
+    """
+    if settings.mode == "served":
+        assert directory is not None and stack is not None, "a served engine belongs to a run"
+        from posttrain.rollout.served_engine import ServedEngine
+
+        served = ServedEngine(model, settings, device, directory)
+        stack.callback(served.close)
+        return served
     if settings.engine == "vllm":
         from posttrain.rollout.vllm_engine import VllmEngine
 

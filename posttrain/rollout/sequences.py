@@ -6,8 +6,12 @@ from posttrain.batch import Source, TokenSequence
 from posttrain.trajectory import Trajectory, Turn
 
 
-def rollout_sequences(trajectory: Trajectory, group: int, source: Source = Source.ROLLOUTS) -> list[TokenSequence]:
+def rollout_sequences(
+    trajectory: Trajectory, group: int, number: int, source: Source = Source.ROLLOUTS
+) -> list[TokenSequence]:
     """The trajectory's sequences, in the order of its turns; none where it has no turn.
+
+    number: of the trajectory within its group; its sequences share it, so that statistics count the trajectory once.
 
     A turn whose prompt starts with every token so far continues the sequence: token_ids = prompt + completion + the
     new part of the next prompt + its completion ...; any other turn (a template that rewrites earlier turns) begins a
@@ -21,10 +25,10 @@ def rollout_sequences(trajectory: Trajectory, group: int, source: Source = Sourc
         else:
             sequences.append([turn])
         ids = turn.prompt_ids + turn.completion_ids
-    return [_sequence(turns, trajectory, group, source) for turns in sequences]
+    return [_sequence(turns, trajectory, group, number, source) for turns in sequences]
 
 
-def _sequence(turns: list[Turn], trajectory: Trajectory, group: int, source: Source) -> TokenSequence:
+def _sequence(turns: list[Turn], trajectory: Trajectory, group: int, number: int, source: Source) -> TokenSequence:
     """One sequence of turns that continue each other."""
     ids: tuple[int, ...] = ()
     mask: tuple[bool, ...] = ()
@@ -42,4 +46,5 @@ def _sequence(turns: list[Turn], trajectory: Trajectory, group: int, source: Sou
         solved=trajectory.solved is True,
         behavior_logprobs=logprobs,
         temperature=trajectory.temperature,
+        trajectory=number,
     )

@@ -13,9 +13,13 @@ from rich.console import Console
 
 from posttrain.config import LoadedRecipe, differences, load_recipe, write_resolved
 from posttrain.config.located import located
+from posttrain.config.schema import ServedSettings
 from posttrain.errors import CheckpointError, UserError
 
-_MAY_CHANGE = ("training.steps", "checkpoint.", "tracking.", "evaluation", "rollout.reward_workers", "acknowledge")
+_MAY_CHANGE = (
+    *("training.steps", "checkpoint.", "tracking.", "evaluation", "rollout.reward_workers", "acknowledge"),
+    *(f"rollout.{key}" for key in ServedSettings.model_fields),
+)
 """What a resumed run may change; the rest would make it another run."""
 
 
@@ -26,6 +30,8 @@ def train(loaded: LoadedRecipe, output: Path, *, resume: bool = False) -> signal
     more than how long it lasts and what it writes down.
     """
     checkpoint = _prepare_directory(loaded, output, resume)
+    from posttrain.trainer.checkpoint import place_of
+    from posttrain.trainer.distributed import named_failures
     from posttrain.trainer.explain import render
     from posttrain.trainer.setup import build
     from posttrain.trainer.tracker import forget_after
@@ -33,6 +39,7 @@ def train(loaded: LoadedRecipe, output: Path, *, resume: bool = False) -> signal
     with ExitStack() as stack:
         console = Console(highlight=False, quiet=os.environ.get("RANK", "0") != "0")
         try:
+            stack.enter_context(named_failures(loaded.recipe.training.collective_timeout_seconds))
             loop = build(loaded.recipe, output, stack, say=partial(console.print, soft_wrap=True))
         except UserError as error:
             raise located(error, loaded) from error
@@ -42,7 +49,7 @@ def train(loaded: LoadedRecipe, output: Path, *, resume: bool = False) -> signal
             objective = render(loop.updater.algorithm, loaded, "text")
             (output / "objective.txt").write_text(objective + "\n")
             write_resolved(loaded, output / "recipe.yaml")
-            forget_after(output, int(checkpoint.name.removeprefix("step_")) if checkpoint else -1)
+            forget_after(output, *((-1,) if checkpoint is None else place_of(checkpoint)))
             print(f"\n{objective}\n")
         if checkpoint is not None:
             loop.restore(checkpoint)
@@ -53,7 +60,10 @@ def train(loaded: LoadedRecipe, output: Path, *, resume: bool = False) -> signal
             print(f"  posttrain train {loaded.path} --output {output} --resume")
         elif main:
             from posttrain.evaluation.report import write_report
+            from posttrain.trainer.memory import compared
 
+            num_ranks = loop.accelerator.num_processes
+            print(compared(loaded.recipe, loop.updater.algorithm, loop.meter.peak_bytes(), num_ranks))
             print(f"model: {output / 'final'}\nreport: {write_report(output)}")
     return received
 

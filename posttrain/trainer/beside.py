@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from posttrain.config import Recipe
+from posttrain.errors import RecipeError
 from posttrain.estimator import Algorithm
 from posttrain.models.critic import Critic
 from posttrain.models.load import check_critic, check_model, load_critic
@@ -22,18 +24,29 @@ from posttrain.trainer.anchor import Anchor
 def check_models(recipe: Recipe) -> None:
     """Whether every model that the recipe names can be found, without loading weights; errors as `check_model`."""
     check_model(recipe.model)
+    for launcher in ("DeepSpeed", "FSDP"):
+        if recipe.model.quantization is not None and os.environ.get(f"ACCELERATE_USE_{launcher.upper()}") == "true":
+            raise RecipeError(
+                f"model.quantization is {recipe.model.quantization!r}, and the launch file says {launcher}, which "
+                "divides weights over ranks; allowed there: whole weights"
+            )
     if recipe.teacher is not None:
         check_teacher(recipe.teacher)
     if recipe.critic.path is not None:
         check_critic(recipe.model, recipe.critic)
 
 
-def copied_reference(recipe: Recipe, algorithm: Algorithm, model: Any, device: torch.device) -> Any:
-    """A copy of the starting model where one is needed; an adapter's frozen base can be the reference itself."""
+def copies_reference(recipe: Recipe, algorithm: Algorithm) -> bool:
+    """Whether the reference is a model of its own; an adapter's frozen base can be the reference itself."""
     moves = algorithm.plan.reference_samples > 0 or algorithm.plan.reference_decay > 0
-    if moves or ("reference_logprobs" in algorithm.needs and recipe.lora is None):
-        return reference_of(model).to(device)
-    return None
+    return moves or ("reference_logprobs" in algorithm.needs and recipe.lora is None)
+
+
+def copied_reference(recipe: Recipe, algorithm: Algorithm, model: Any, device: torch.device) -> Any:
+    """A copy of the starting model where one is needed; an offloaded one stays on the host."""
+    if not copies_reference(recipe, algorithm):
+        return None
+    return reference_of(model).to("cpu" if recipe.reference.offload else device)
 
 
 def anchor_of(

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from posttrain.batch import Source, TokenSequence
 from posttrain.data.collate import collate
@@ -26,7 +27,7 @@ _LEAST_LIMIT = 1e-3  # nats: float32 kernels differ by less
 class Canary:
     """A sequence of the policy's own, and how far two scorers of the same weights may be apart on it.
 
-    The sequence is a prompt and what the first policy sampled after it. `check` allows a mean difference of
+    The sequence is a prompt and what the first policy sampled after it. `compare` allows a mean difference of
     max_mismatch or, where that is None, of limit = 4 * max(noise, eps * (1 + mean |logprob|)), at least 1e-3 nats.
     noise: mean difference of the trainer's own logprobs in float32 and in the coarsest precision that either side
     computes in, measured at the start; eps: that precision's, as logits grow while the policy sharpens.
@@ -53,10 +54,13 @@ class Canary:
         self.mismatch: float | None = None
         """Mean absolute difference in nats at the last check; None before the first."""
 
-    def check(self, engine: Engine, policy: Any, accelerator: Any) -> None:
-        """Score on both sides; RunError with both numbers where they differ by more than noise."""
+    def expected(self, policy: Any, accelerator: Any) -> Tensor:
+        """The trainer's logprobs of the sequence; every rank must take part."""
         (scored,) = score(policy, [self._sequence], "old_logprobs", self._sequence.num_tokens, accelerator)
-        trainer = torch.tensor(scored.old_logprobs, dtype=torch.float64)
+        return torch.tensor(scored.old_logprobs, dtype=torch.float64)
+
+    def compare(self, engine: Engine, trainer: Tensor) -> None:
+        """Score on the sampler's side; RunError with both numbers where it is further from `trainer` than noise."""
         sampler = torch.tensor(engine.score(self._sequence.token_ids), dtype=torch.float64)
         self.mismatch = float((trainer - sampler).abs().mean())
         limit = self.limit(float(trainer.abs().mean()))

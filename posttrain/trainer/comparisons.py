@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from posttrain.batch import Source, TokenSequence
 from posttrain.data.examples import Completion, Example
-from posttrain.errors import DataError, RunError
+from posttrain.errors import DataError
 from posttrain.estimator import Algorithm
 from posttrain.estimator.pairing import Chances
 from posttrain.rollout.sequences import rollout_sequences
@@ -59,23 +60,25 @@ def rollouts_of(
     """The sequences of a group's trajectories, paired as `algorithm` plans it, and each trajectory's rows among them.
 
     Pairs are numbered from first_pair. A trajectory that stands in several pairs is shown at its first, one in none has
-    no row. RunError where a trajectory that should be paired is not one sequence.
+    no row. A side of a pair is a whole trajectory, however many sequences it has.
     """
-    each = [rollout_sequences(trajectory, group) for trajectory in trajectories]
+    each = [rollout_sequences(trajectory, group, number) for number, trajectory in enumerate(trajectories)]
     pairing = algorithm.plan.pairing
-    if pairing is None:
-        ends = [sum(map(len, each[: index + 1])) for index in range(len(each))]
-        rows = [list(range(end - len(own), end)) for own, end in zip(each, ends, strict=True)]
-        return [sequence for own in each for sequence in own], rows
-    for trajectory, own in zip(trajectories, each, strict=True):
-        if len(own) != 1:
-            raise RunError(
-                f"{trajectory.prompt_id}: the chat template breaks an episode into {len(own)} sequences, and "
-                f"{algorithm.name} compares whole episodes; set tokenizer.chat_template"
-            )
-    singles = [own[0] for own in each]
-    made = [replace(one, pair=one.pair + first_pair) for one in pairing(singles, chances)]
-    if pairing.source is Source.PREFERENCES and any(term.source is Source.ROLLOUTS for term in algorithm.terms):
-        made = singles + made
-    rows = [[row for row, one in enumerate(made) if one.token_ids is single.token_ids][:1] for single in singles]
+    found: list[tuple[int, list[TokenSequence]]] = []
+    if pairing is None or (
+        pairing.source is Source.PREFERENCES and any(term.source is Source.ROLLOUTS for term in algorithm.terms)
+    ):
+        found += enumerate(each)
+    if pairing is not None:
+        first = [own[0] for own in each]  # what a pairing reads is the same in all sequences of a trajectory
+        number_of = {id(one.token_ids): number for number, one in enumerate(first)}
+        for one in pairing(first, chances):
+            number = number_of[id(one.token_ids)]
+            changes: dict[str, Any] = {"source": one.source, "pair": one.pair + first_pair, "reward": one.reward}
+            found.append((number, [replace(sequence, **changes) for sequence in each[number]]))
+    made: list[TokenSequence] = []
+    rows: list[list[int]] = [[] for _ in each]
+    for number, own in found:
+        rows[number] = rows[number] or list(range(len(made), len(made) + len(own)))
+        made += own
     return made, rows

@@ -14,13 +14,15 @@ from posttrain.config import LoadedRecipe, Recipe, load_recipe, parse_settings
 from posttrain.config.schema import ModelSettings, TeacherSettings
 from posttrain.estimator import Algorithm, objective
 from posttrain.trainer.comparisons import needs_both_sides
+from posttrain.trainer.corrected import algorithm_of, correction_origins
 from posttrain.trainer.origins import origins
 
 SHOWN = (
     "training.steps", "training.prompts_per_step", "training.demonstrations_per_step", "training.learning_rate",
     "training.schedule", "training.warmup_steps", "training.weight_decay", "training.betas", "training.epsilon",
     "training.max_grad_norm", "training.tokens_per_microbatch", "training.mixed_precision", "training.max_length",
-    "rollout.group_size", "rollout.updates", "rollout.max_staleness", "rollout.max_tokens", "rollout.temperature",
+    "rollout.group_size", "rollout.updates", "rollout.max_staleness", "rollout.old_logprobs", "rollout.correction",
+    "rollout.correction_cap", "rollout.max_tokens", "rollout.temperature",
     "rollout.top_p", "rollout.top_k", "rollout.dtype", "critic.learning_rate", "critic.warmup_steps", "lora.rank",
     "lora.alpha", "lora.dropout", "seed",
 )  # fmt: skip
@@ -35,7 +37,7 @@ def explain(name: str, overrides: Sequence[str], format: str) -> str:
         found = origins(algorithm, settings, dict.fromkeys(settings, "command line"), paper_of(name))
         return _shown_as(format, algorithm, found, {"paper": paper_of(name)}, {}, [])
     loaded = load_recipe(name, overrides, stop_at_warnings=False)
-    return render(load(loaded.recipe.algorithm.name, **loaded.recipe.algorithm.settings), loaded, format)
+    return render(algorithm_of(loaded.recipe), loaded, format)
 
 
 def render(algorithm: Algorithm, loaded: LoadedRecipe, format: str) -> str:
@@ -51,9 +53,9 @@ def render(algorithm: Algorithm, loaded: LoadedRecipe, format: str) -> str:
         | {"acknowledged": f.acknowledged}
         for f in loaded.findings
     ]
-    return _shown_as(
-        format, algorithm, origins(algorithm, recipe.algorithm.settings, below, paper), plan, values, warnings
-    )
+    plain = load(recipe.algorithm.name, **recipe.algorithm.settings)
+    found = origins(plain, recipe.algorithm.settings, below, paper) | correction_origins(algorithm, provenance)
+    return _shown_as(format, algorithm, found, plan, values, warnings)
 
 
 def _shown_as(
@@ -123,6 +125,7 @@ def describe(recipe: Recipe, algorithm: Algorithm) -> dict[str, str]:
             f"{training.prompts_per_step} prompts x {rollout.group_size} completions = {completions} a step, "
             f"at most {rollout.max_tokens} tokens each ({completions * rollout.max_tokens:,} a step), "
             f"temperature {rollout.temperature:g}, engine {rollout.engine}, {rollout.updates} update(s) a phase"
+            + (f", played at most {rollout.max_staleness} phase(s) ahead" if rollout.max_staleness else "")
         )
         plan["resets"] = _resets(algorithm)
         rewards = " + ".join(f"{reward.weight:g} {reward.name}" for reward in recipe.rewards)

@@ -99,7 +99,7 @@ def measure(recipe: Recipe, num_steps: int) -> tuple[Noise, str]:
     }
     with ExitStack() as stack, TemporaryDirectory() as scratch:
         loop = build(recipe.model_copy(update=changes), Path(scratch), stack, say=lambda line: None)
-        if loop.collector is None or loop.engine is None:
+        if loop.collector is None or loop.sampler is None:
             raise RecipeError(f"algorithm {recipe.algorithm.name} samples nothing: there is no sampler to compare")
         recorder = _Recorder(loop.collector)
         loop.collector, before = recorder, fingerprint(loop.updater.policy)  # type: ignore[assignment]
@@ -107,13 +107,13 @@ def measure(recipe: Recipe, num_steps: int) -> tuple[Noise, str]:
         if not torch.equal(before, fingerprint(loop.updater.policy)):
             raise RunError("weights changed in steps with learning rate 0")
         played = [trajectory for group in recorder.groups for trajectory in group.trajectories]
-        sequences = [one for index, trajectory in enumerate(played) for one in rollout_sequences(trajectory, index)]
+        sequences = [one for index, trajectory in enumerate(played) for one in rollout_sequences(trajectory, index, 0)]
         sequences = [one for one in sequences if one.num_actions]
         budget = loop.updater.tokens_per_microbatch
         scored = score(loop.updater.policy, sequences, "old_logprobs", budget, loop.accelerator)
         precision = recipe.training.mixed_precision
         trainer = recipe.model.dtype if precision == "no" else f"{recipe.model.dtype} under {precision} autocast"
-        sampler = f"{recipe.rollout.engine}, {str(loop.engine.dtype).removeprefix('torch.')}"
+        sampler = f"{recipe.rollout.engine}, {str(loop.sampler.engine.dtype).removeprefix('torch.')}"
         return _noise(scored), f"sampler: {sampler}; trainer: {trainer}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ from typing import Any
 from rich.markup import escape
 
 from posttrain import catalog
-from posttrain.algorithms import load
 from posttrain.batch import Source
 from posttrain.config import Recipe
 from posttrain.data.chat import encode_prompt, stop_token_ids
@@ -22,18 +22,24 @@ from posttrain.evaluation.benchmark import Benchmark
 from posttrain.evaluation.runner import evaluate, load_items
 from posttrain.models.load import load_model
 from posttrain.models.lora import WithoutAdapter, add_lora
+from posttrain.models.offload import offload_activations
 from posttrain.models.policy import Policy
+from posttrain.models.quantised import plain
 from posttrain.models.tokenizer import load_tokenizer
 from posttrain.reward import Grader, RewardSpec
 from posttrain.rollout.collector import Collector
 from posttrain.rollout.engine import Engine, Sampling
 from posttrain.rollout.engines import check_engine, make_engine
+from posttrain.trainer.ahead import gather_aside
 from posttrain.trainer.beside import anchor_of, check_models, copied_reference, critic_of, teacher_of
 from posttrain.trainer.canary import Canary, training_dtype
-from posttrain.trainer.distributed import gather_head, make_accelerator, of_all_ranks
+from posttrain.trainer.corrected import algorithm_of
+from posttrain.trainer.distributed import make_accelerator, of_all_ranks, prepare
 from posttrain.trainer.inputs import Sources, check_columns, load_data, show_supervised
 from posttrain.trainer.loop import Loop
+from posttrain.trainer.memory_meter import MemoryMeter
 from posttrain.trainer.optimizer import make_optimizer, make_schedule
+from posttrain.trainer.sampler import Sampler
 from posttrain.trainer.step import Updater
 from posttrain.trainer.window import WindowBuilder
 
@@ -49,18 +55,19 @@ class HeldOut:
 
 def build(recipe: Recipe, output: Path, stack: ExitStack, say: Callable[[str], None]) -> Loop:
     """The loop of a fresh run; what it opens (worker processes) is closed by `stack`; `say` takes rich markup."""
-    algorithm = load(recipe.algorithm.name, **recipe.algorithm.settings)
+    algorithm = algorithm_of(recipe)
     check_models(recipe)
-    check_engine(recipe.rollout.engine)
+    check_engine(recipe.rollout.engine, recipe.rollout.servers)
     specs = [RewardSpec(r.name, r.weight, r.outcome, r.settings) for r in recipe.rewards]
     grader = _grader(recipe, specs, stack) if specs else None
     tokenizer = load_tokenizer(recipe.tokenizer, recipe.model)
     evaluation = _held_out(recipe)
-    data = load_data(recipe, algorithm, evaluation.items if evaluation else [])
+    data = load_data(recipe, algorithm, tokenizer, evaluation.items if evaluation else [])
     for line in data.lines:
         say(escape(line))
     if grader is not None:
         check_columns(data.examples, grader)
+    meter = MemoryMeter()
     model = load_model(recipe.model, tokenizer, recipe.seed)
     teacher = teacher_of(recipe, algorithm, tokenizer)
     stop_ids = stop_token_ids(tokenizer, model.generation_config)
@@ -69,8 +76,8 @@ def build(recipe: Recipe, output: Path, stack: ExitStack, say: Callable[[str], N
     accelerator = make_accelerator(recipe.training, recipe.tracking, output)
     accelerator.init_trackers(recipe.tracking.project)
     rollouts = Source.ROLLOUTS in algorithm.sources
-    placed = recipe.rollout, model, accelerator.device
-    engine = make_engine(*placed) if rollouts or evaluation else None
+    placed = recipe.rollout, plain(model) if rollouts or evaluation else model, accelerator.device
+    engine = make_engine(*placed, directory=output, stack=stack) if rollouts or evaluation else None
     replayer = make_engine(*placed) if algorithm.plan.reference_samples else None
     canary = _canary(recipe, engine, model, tokenizer, data, evaluation) if engine else None
     critic = critic_of(recipe, algorithm, model, tokenizer)
@@ -97,14 +104,14 @@ def build(recipe: Recipe, output: Path, stack: ExitStack, say: Callable[[str], N
             *ranks,
             data.preferences,
             data.trajectories,
-            partial(of_all_ranks, accelerator),
+            gather_aside(accelerator) if recipe.rollout.max_staleness else partial(of_all_ranks, accelerator),
         ),
-        engine=engine,
+        sampler=Sampler(engine, updater.policy, accelerator, canary) if engine else None,
         collector=collector,
         evaluate=_evaluate(recipe, evaluation, engine, tokenizer, stop_ids, stack) if engine and evaluation else None,
         reference=reference,
         anchor=anchor_of(algorithm, reference, collector, replayer),
-        canary=canary,
+        meter=meter,
     )
 
 
@@ -133,10 +140,11 @@ def _held_out(recipe: Recipe) -> HeldOut | None:
 
 def _updater(recipe: Recipe, algorithm: Algorithm, policy: Policy, accelerator: Any) -> Updater:
     training = recipe.training
+    if recipe.model.activation_offload:
+        offload_activations(policy)
     if policy.teacher is not None:
         policy.teacher.model.to(accelerator.device)
-    prepared, optimizer = accelerator.prepare(policy, make_optimizer(policy, training, recipe.critic))
-    gather_head(policy)
+    prepared, optimizer = prepare(accelerator, policy, make_optimizer(policy, training, recipe.critic))
     return Updater(
         algorithm=algorithm,
         policy=prepared,
@@ -170,6 +178,8 @@ def _collector(
     stop_ids: frozenset[int],
 ) -> Collector:
     rollout = recipe.rollout
+    if rollout.max_staleness:  # the collector's thread has a tokenizer of its own: they are not made to be shared
+        tokenizer = copy.deepcopy(tokenizer)
     return Collector(
         engine=engine,
         environment=catalog.build("environments", recipe.environment.name, recipe.environment.settings),

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
+_ONE_REQUEST_SECONDS = 2.0
+
 
 class StopRequest:
-    """While entered, the first SIGINT or SIGTERM sets `received`; a second one ends the process at once."""
+    """While entered, the first SIGINT or SIGTERM sets `received`; a later one ends the process at once.
+
+    What comes right after the first belongs to it: a rank is sent one by the terminal or the scheduler, which reach
+    every process, and another by its launcher, which passes its own on.
+    """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self._since = 0.0
         self._former: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -28,6 +36,8 @@ class StopRequest:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
-            sys.exit(128 + number)
-        self.received = signal.Signals(number)
+            if time.monotonic() - self._since > _ONE_REQUEST_SECONDS:
+                sys.exit(128 + number)
+            return
+        self.received, self._since = signal.Signals(number), time.monotonic()
         print(f"\n{self.received.name}: finishing this step, then writing a checkpoint (again: stop now)", flush=True)

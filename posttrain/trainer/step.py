@@ -11,18 +11,21 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
 from posttrain.batch import Source, TokenBatch, TokenSequence
 from posttrain.config.schema import CriticSettings
-from posttrain.data.collate import collate, microbatches
+from posttrain.data.collate import collate
+from posttrain.data.plan import microbatches
 from posttrain.estimator import Algorithm, reduce
 from posttrain.estimator.diagnostics import Diagnostics, means, merge
 from posttrain.models.policy import Policy
+from posttrain.rows import Layout
 from posttrain.trainer.distributed import add_over_ranks, largest_over_ranks
 from posttrain.trainer.optimizer import learning_rates
+from posttrain.trainer.share import share
 
 _NOTHING = TokenSequence((0, 0), (False, True), Source.ROLLOUTS, group=0)
 """What a rank without work runs, at weight 0, so that every rank takes part in every collective."""
@@ -51,30 +54,28 @@ class Updater:
 
         A gradient with inf or nan leaves policy, optimiser, schedule and memory as they were: `skipped` is 1.
         """
-        own = TokenBatch.from_sequences(sequences, self._dtype, step, self.memory)
-        batch = self.algorithm.prepare(own, partial(add_over_ranks, self.accelerator))
+        made = TokenBatch.from_sequences(sequences, self._dtype, step, self.memory)
+        batch = self.algorithm.prepare(made, partial(add_over_ranks, self.accelerator))
         counts = add_over_ranks(self.accelerator, self.algorithm.counts(batch))
         active = self.algorithm.active(batch).nonzero().squeeze(1).tolist()
-        kept = [sequences[row] for row in active]
-        options = row_options(self.policy)
-        batches = microbatches(kept, self.tokens_per_microbatch, self.algorithm.couples, **options)
-        plan = [[active[i] for i in rows] for rows in batches]
-        num_microbatches = max(1, largest_over_ranks(self.accelerator, len(plan)))
+        budget, couples = self.tokens_per_microbatch, self.algorithm.couples
+        own = share(self.accelerator, batch, sequences, active, budget, couples, **row_options(self.policy))
+        plan = own.microbatches or [[]]  # as many on every rank
         self.policy.train()
         found: list[Diagnostics] = []
-        for index in range(num_microbatches):
-            last = index == num_microbatches - 1
+        for index, rows in enumerate(plan):
+            last = index == len(plan) - 1
             self.accelerator.sync_gradients = last  # DeepSpeed steps within the backward pass that is the last
-            with nullcontext() if last else self.accelerator.no_sync(self.policy):
-                if index < len(plan):
-                    found.append(self._accumulate(batch, sequences, plan[index], counts))
+            with nullcontext() if last or self.accelerator.is_fsdp2 else self.accelerator.no_sync(self.policy):
+                if rows:
+                    found.append(self._accumulate(own.batch, own.sequences, rows, counts))
                 else:
                     self._accumulate_nothing()
         metrics = self._apply()
         metrics |= {
             "num_sequences": len(sequences),
             "num_pruned": len(sequences) - len(active),
-            "update_tokens": sum(s.num_tokens for s in kept),
+            "update_tokens": sum(sequences[row].num_tokens for row in active),
         }
         found_means = self._means(found)
         if not metrics["skipped"]:  # what such a step measured may be nan, and would stay so
@@ -170,13 +171,22 @@ def score(
                 scored[row] = replace(scored[row], **changes)
     for _ in range(largest_over_ranks(accelerator, len(plan)) - len(plan)):  # sharded weights are gathered together
         policy(collate([_NOTHING], **options).to(accelerator.device))
+    if hasattr(policy, "reshard"):  # FSDP2 leaves what is outside the layers whole until a backward pass
+        policy.reshard()
     policy.train(training)
     return scored
 
 
-def row_options(policy: Any) -> dict[str, bool]:
-    """The rows that the policy, wrapped or not, takes: with shared prompts, with every action (see `collate`)."""
+class RowOptions(TypedDict):
+    """See `collate`."""
+
+    layout: Layout
+    whole: bool
+
+
+def row_options(policy: Any) -> RowOptions:
+    """The rows that the policy, wrapped or not, takes."""
     plain = policy
     while not isinstance(plain, Policy):
         plain = plain.module
-    return {"share": bool(plain.shares_prompts), "whole": plain.critic is not None and plain.critic.reading == "action"}
+    return {"layout": plain.layout, "whole": plain.critic is not None and plain.critic.reading == "action"}

@@ -1,66 +1,61 @@
 """A window: the data of the optimiser steps that follow one rollout phase.
 
-Prompts are drawn, played, graded and scored once per window; each of its steps then takes its share. The steps that
-are not yet done are part of a checkpoint, so that a run killed inside a window goes on with the same tokens.
+Its prompts are drawn, played and graded by a policy that may be some steps old (`Window`), and made into the data of
+its steps when its turn has come: judged and scored by the policy of that moment.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from posttrain.batch import Source, TokenSequence
+from posttrain.batch import Source
 from posttrain.config import Recipe
-from posttrain.data.chat import Encoded, encode_demonstration
-from posttrain.data.examples import Completion, Example
+from posttrain.data.curriculum import Curriculum
+from posttrain.data.examples import Example
 from posttrain.data.stream import Stream
-from posttrain.errors import DataError
 from posttrain.estimator import Algorithm
 from posttrain.estimator.pairing import Chances
 from posttrain.rollout.collector import Collector
-from posttrain.rollout.sequences import rollout_sequences
-from posttrain.trainer.comparisons import mismatched, needs_both_sides, rollouts_of, sides, usable
+from posttrain.trainer.comparisons import usable
 from posttrain.trainer.redraw import Gather, redraw
-from posttrain.trajectory import Group, Prompt, Trajectory
-
-
-@dataclass(frozen=True)
-class Played:
-    """A trajectory and the rows that its training sequences have in their step's batch."""
-
-    trajectory: Trajectory
-    group: int
-    rows: Sequence[int]
-    by_reference: bool = False
-
-
-@dataclass(frozen=True)
-class StepData:
-    """What one optimiser step trains on; `played` is there for the record and is not kept in checkpoints."""
-
-    sequences: list[TokenSequence]
-    played: list[Played] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """The examples of one optimiser step, this rank's share; neighbours: the next of all preferences after each."""
-
-    prompts: list[Example]
-    demonstrations: list[Example]
-    preferences: list[Example]
-    neighbours: list[Example]
-    trajectories: list[Example]
-
+from posttrain.trainer.step_data import Drawn, Judged, StepData, StepMaker, is_stale
+from posttrain.trajectory import Dropped, Group, Trajectory
 
 Replay = Callable[[Sequence[Example], int, int], list[Group]]
 """The reference's rollouts of examples, at a seed, after a number of the policy's."""
 
 Ask = Callable[[Sequence[Sequence[Trajectory]]], list[Chances]]
 """The policy's judgement of groups of trajectories."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """What was drawn and played for the steps of window `index`, this rank's share.
+
+    drawn: the examples of each step. groups: of the policy's rollouts, one a prompt, in order; anchors: of the
+    reference's, where it plays. replaced: groups that dynamic sampling has drawn another prompt for. epoch: of the data
+    once it was drawn. seconds: that drawing, playing and grading took. mismatch: the canary's at the last sync, in
+    nats. counters: the engine's figures of that moment. curriculum: figures of how its prompts were drawn.
+    """
+
+    index: int
+    drawn: list[Drawn]
+    groups: list[Group]
+    anchors: list[Group] = field(default_factory=list)
+    replaced: list[Group] = field(default_factory=list)
+    epoch: float = 0.0
+    seconds: float = 0.0
+    mismatch: float | None = None
+    counters: Mapping[str, float] = field(default_factory=dict)
+    curriculum: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def played(self) -> list[Group]:
+        """Every group that was played for it."""
+        return [*self.groups, *self.anchors, *self.replaced]
 
 
 @dataclass
@@ -72,54 +67,86 @@ class WindowBuilder:
     prompts: where rollouts start (the demonstrations' stream where a recipe names no prompts; then each group carries
     its prompt's demonstration). demonstrations: drawn on their own where prompts come from elsewhere. preferences:
     prompts_per_step pairs a step, beside whatever else the step trains on. trajectories: prompts_per_step prompts with
-    all that was recorded for them. gather: see `redraw`. num_cut: sequences that training.max_length has cut short so
-    far; num_redrawn: groups that dynamic sampling has replaced so far, on this rank.
+    all that was recorded for them. gather: see `redraw`. epoch: passes over the leading stream, up to the window whose
+    steps were made last.
     """
 
     recipe: Recipe
     algorithm: Algorithm
     tokenizer: Any
-    prompts: Stream | None
+    prompts: Stream | Curriculum | None
     demonstrations: Stream | None
     rank: int = 0
     num_ranks: int = 1
     preferences: Stream | None = None
     trajectories: Stream | None = None
     gather: Gather = list
-    num_cut: int = 0
-    num_redrawn: int = 0
+    epoch: float = 0.0
+    maker: StepMaker = field(init=False)
+
+    def __post_init__(self) -> None:
+        """What makes the sequences."""
+        paired = self.demonstrations is None and Source.DEMONSTRATIONS in self.algorithm.sources
+        self.maker = StepMaker(self.algorithm, self.tokenizer, self.recipe.training.max_length, paired)
 
     @property
     def num_steps(self) -> int:
         """Optimiser steps of one window."""
         return self.recipe.rollout.updates if self.prompts is not None else 1
 
-    def build(
-        self, index: int, collector: Callable[[], Collector], ask: Ask | None = None, replay: Replay | None = None
-    ) -> tuple[list[StepData], list[Group]]:
-        """The steps of window `index`, and the groups that were played for them.
-
-        ask: where a pairing has a judge. replay: where the reference plays the prompts too.
-        """
-        drawn = [self._draw() for _ in range(self.num_steps)]
-        groups: list[Group] = []
-        anchors: list[Group] = []
-        dropped: list[Group] = []
+    def samples(self, index: int) -> bool:
+        """Whether window `index` reads rollouts of the policy."""
         first = index * self.num_steps
-        if self.prompts is not None and not any(map(self.algorithm.samples_at, range(first, first + self.num_steps))):
-            groups = [Group(example.id, ()) for one in drawn for example in one.prompts]
-        elif self.prompts is not None:
-            drawn, groups, dropped = self._play(drawn, index, collector())
+        return self.prompts is not None and any(map(self.algorithm.samples_at, range(first, first + self.num_steps)))
+
+    def oldest_version(self, index: int) -> int:
+        """The oldest policy that window `index` may train on: as it was before window max(0, index - max_staleness)."""
+        return max(0, index - self.recipe.rollout.max_staleness) * self.num_steps
+
+    def play(self, index: int, collector: Callable[[], Collector], replay: Replay | None = None) -> Window:
+        """Window `index`, drawn and played; collector: asked for where something is sampled. replay: the reference's.
+
+        Windows must be played in their order: each goes on where the data of the one before ended.
+        """
+        start = time.monotonic()
+        if isinstance(self.prompts, Curriculum):
+            self.prompts.begin(index, last=index - 1 - self.recipe.rollout.max_staleness)
+        drawn = [self._draw() for _ in range(self.num_steps)]
+        groups = [Group(example.id, ()) for one in drawn for example in one.prompts]
+        anchors: list[Group] = []
+        replaced: list[Group] = []
+        if self.samples(index):
+            drawn, groups, replaced = self._sample(drawn, index, collector())
             examples = [example for one in drawn for example in one.prompts]
             anchors = [] if replay is None else replay(examples, self._seed(index), self.recipe.rollout.group_size)
-        trajectories = [usable(group, self.algorithm) for group in groups]
-        chances: list[Chances | None] = [None] * len(groups) if ask is None else [*ask(trajectories)]
-        beside = anchors or [Group(group.prompt_id, ()) for group in groups]
-        remaining = zip(groups, trajectories, chances, beside, strict=True)
-        steps = [self._step(one, remaining) for one in drawn]
-        return steps, [*groups, *anchors, *dropped]
+        stream = self.prompts or self.demonstrations or self.preferences or self.trajectories
+        epoch = 0.0 if stream is None else stream.epoch
+        figures = self.prompts.figures() if isinstance(self.prompts, Curriculum) else {}
+        seconds = time.monotonic() - start
+        return Window(index, drawn, groups, anchors, replaced, epoch, seconds, curriculum=figures)
 
-    def _play(
+    def record(self, window: Window, gather: Gather) -> None:
+        """Tell the curriculum what became of the window's prompts; every rank must call it, in the order of windows."""
+        if isinstance(self.prompts, Curriculum):
+            groups = [*window.groups, *window.replaced]
+            results = [(one.prompt_id, one.num_graded, one.num_solved) for one in groups]
+            self.prompts.record(window.index, results, gather)
+
+    def steps(self, window: Window, ask: Ask | None = None) -> list[StepData]:
+        """The data of its steps; ask: where a pairing has a judge. Groups that are too old are marked and left out."""
+        self.epoch = window.epoch
+        oldest = self.oldest_version(window.index)
+        for group in window.groups:
+            if any(turn.policy_version < oldest for one in group.trajectories for turn in one.turns):
+                for one in group.trajectories:
+                    one.dropped = Dropped.STALE
+        used = [[] if is_stale(group) else usable(group, self.algorithm) for group in window.groups]
+        chances: list[Chances | None] = [None] * len(used) if ask is None else [*ask(used)]
+        anchors = window.anchors or [Group(group.prompt_id, ()) for group in window.groups]
+        judged = iter([Judged(*one) for one in zip(window.groups, used, chances, anchors, strict=True)])
+        return [self.maker.step(one, judged) for one in window.drawn]
+
+    def _sample(
         self, drawn: list[Drawn], index: int, collector: Collector
     ) -> tuple[list[Drawn], list[Group], list[Group]]:
         """The prompts with their groups, after dynamic sampling, and the groups that it has replaced."""
@@ -143,7 +170,8 @@ class WindowBuilder:
             ],
             gather=self.gather,
         )
-        self.num_redrawn += len(after.dropped)
+        for one in (one for group in after.dropped for one in group.trajectories):
+            one.dropped = Dropped.ALIKE
         kept = iter(after.examples)
         drawn = [replace(one, prompts=[next(kept) for _ in one.prompts]) for one in drawn]
         return drawn, after.groups, after.dropped
@@ -160,12 +188,6 @@ class WindowBuilder:
             stream = getattr(self, name)
             stream.load_state_dict(cursor)
 
-    @property
-    def epoch(self) -> float:
-        """Epochs of the leading stream."""
-        stream = self.prompts or self.demonstrations or self.preferences or self.trajectories
-        return 0.0 if stream is None else stream.epoch
-
     def _seed(self, index: int, redrawn: int = 0) -> int:
         return self.recipe.seed * 1_000_003 + index + redrawn * 1_000_000_007
 
@@ -181,106 +203,8 @@ class WindowBuilder:
             trajectories=self._take(self.trajectories, training.prompts_per_step),
         )
 
-    def _take(self, stream: Stream | None, number: int) -> list[Example]:
+    def _take(self, stream: Stream | Curriculum | None, number: int) -> list[Example]:
         return [] if stream is None else self._share(stream.take(number))
 
     def _share(self, examples: list[Example]) -> list[Example]:
         return examples[self.rank :: self.num_ranks]
-
-    def _step(self, drawn: Drawn, groups: Any) -> StepData:
-        sequences: list[TokenSequence] = []
-        played: list[Played] = []
-        paired = self.demonstrations is None and Source.DEMONSTRATIONS in self.algorithm.sources
-        first_pair = len(drawn.prompts) + len(drawn.demonstrations) + len(drawn.preferences)
-        for index, (example, (group, used, chances, anchors)) in enumerate(zip(drawn.prompts, groups, strict=False)):
-            made, rows = rollouts_of(used, index, self.algorithm, chances, first_pair)
-            shown = {id(one): [len(sequences) + row for row in own] for one, own in zip(used, rows, strict=True)}
-            played += [Played(one, index, shown.get(id(one), [])) for one in group.trajectories]
-            sequences += made
-            first_pair = max([first_pair, *(one.pair + 1 for one in made)])
-            for one in anchors.trajectories:
-                before = len(sequences)
-                sequences += rollout_sequences(one, index, Source.DEMONSTRATIONS)
-                played.append(Played(one, index, range(before, len(sequences)), by_reference=True))
-            if paired:
-                sequences += self._demonstration(example, index)
-        first = len(drawn.prompts)
-        for index, example in enumerate(drawn.demonstrations, start=first):
-            sequences += self._demonstration(example, index)
-        compared = zip(drawn.preferences, drawn.neighbours, strict=True)
-        for index, (example, neighbour) in enumerate(compared, start=first + len(drawn.demonstrations)):
-            sequences += self._preference(example, neighbour, index)
-        first += len(drawn.demonstrations) + len(drawn.preferences)
-        for index, example in enumerate(drawn.trajectories, start=first):
-            sequences += self._outcomes(example, index)
-        return StepData(sequences, played)
-
-    def _demonstration(self, example: Example, group: int) -> list[TokenSequence]:
-        if example.completion is None:
-            raise DataError(f"{example.id} has no completion, and {self.algorithm.name} imitates demonstrations")
-        sequences = self._encoded(example.prompt, example.completion, Source.DEMONSTRATIONS, group)
-        return [sequence for sequence in sequences if sequence.num_actions]
-
-    def _outcomes(self, example: Example, group: int) -> list[TokenSequence]:
-        """A sequence for each recorded trajectory of a prompt; one that was cut off does not learn to end there."""
-        found: list[TokenSequence] = []
-        for outcome in example.outcomes:
-            made = self._encoded(example.prompt, outcome.completion, Source.TRAJECTORIES, group, outcome.finished)
-            found += [replace(one, reward=outcome.reward, solved=outcome.solved) for one in made if one.num_actions]
-        return found
-
-    def _preference(self, example: Example, neighbour: Example, group: int) -> list[TokenSequence]:
-        """Its sides, those that max_length leaves an action (or none of a pair); where planned, mismatched ones too."""
-        own = self._sides(example, group)
-        kept = [side for side in own if side.num_actions]
-        if needs_both_sides(self.algorithm):
-            return kept if len(kept) == len(own) else []
-        if self.algorithm.plan.mismatched:
-            num_cut = self.num_cut  # the neighbour is counted where it is drawn itself
-            kept += mismatched(own, self._sides(neighbour, group), self.recipe.training.max_length)
-            self.num_cut = num_cut
-        return kept
-
-    def _sides(self, example: Example, group: int) -> list[TokenSequence]:
-        """A sequence for each side, chosen with reward 1 and rejected with 0."""
-        found: list[TokenSequence] = []
-        for name, side, reward in sides(example, self.algorithm):
-            sequences = self._encoded(example.prompt, side, Source.PREFERENCES, group)
-            if len(sequences) != 1:
-                raise DataError(
-                    f"{example.id}: the chat template breaks the {name} side into {len(sequences)} sequences; a "
-                    "preference needs one a side: keep its last turn alone, or set tokenizer.chat_template"
-                )
-            found.append(replace(sequences[0], pair=group, reward=reward))
-        return found
-
-    def _encoded(
-        self, prompt: Prompt, completion: Completion, source: Source, group: int, finished: bool = True
-    ) -> list[TokenSequence]:
-        """A completion's sequences, cut at training.max_length; unless finished, without the last terminator."""
-        limit = self.recipe.training.max_length
-        encoded = encode_demonstration(prompt, completion, self.tokenizer)
-        if not finished:
-            encoded[-1] = Encoded(encoded[-1].token_ids[:-1], encoded[-1].action_mask[:-1])
-        self.num_cut += sum(len(one.token_ids) > (limit or len(one.token_ids)) for one in encoded)
-        return [TokenSequence(one.token_ids[:limit], one.action_mask[:limit], source, group) for one in encoded]
-
-
-def save_steps(steps: Sequence[StepData], path: Path) -> None:
-    """Write the sequences of pending steps, one a line: {"step": index in the window, ...}. Floats survive exactly."""
-    with path.open("w") as file:
-        for index, step in enumerate(steps):
-            for sequence in step.sequences:
-                file.write(json.dumps({"step": index} | asdict(sequence)) + "\n")
-
-
-def load_steps(path: Path, num_steps: int) -> list[StepData]:
-    """What `save_steps` wrote."""
-    steps = [StepData([]) for _ in range(num_steps)]
-    for line in path.read_text().splitlines():
-        row = json.loads(line)
-        index = row.pop("step")
-        values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in row.items()}
-        values["source"] = Source(values["source"])
-        steps[index].sequences.append(TokenSequence(**values))
-    return steps

@@ -102,8 +102,8 @@ def sequences(groups: Iterable[Group]) -> list[TokenSequence]:
     return [
         sequence
         for index, group in enumerate(groups)
-        for trajectory in group.trajectories
-        for sequence in rollout_sequences(trajectory, index)
+        for number, trajectory in enumerate(group.trajectories)
+        for sequence in rollout_sequences(trajectory, index, number)
     ]
 
 

@@ -35,6 +35,8 @@ PROSPECTS = (
     "{source: preferences, term: b, advantage: pair_preference}]}"
 )
 
+SERVED = "rollout.engine=vllm\nrollout.mode=served"
+
 IMPOSSIBLE = [
     (GRPO, PAIRS, "algorithm: a term over rollouts compares two of them, and nothing pairs them"),
     (PPO, "critic.warmup_steps=100", "critic.warmup_steps: 100 is not allowed: training.steps is 100"),
@@ -84,6 +86,45 @@ IMPOSSIBLE = [
     (SFT, "demonstrations=[]", "demonstrations: missing: algorithm 'sft' reads demonstrations"),
     (GRPO, "prompts={path: reasoning_gym}", "prompts.0.config.dataset: missing"),
     (GRPO, "model.path=a/b/c", "model.path: 'a/b/c' does not exist"),
+    (GRPO, "curriculum={}", "curriculum: it changes nothing; allowed: with strategy (buckets or target), recorded_run"),
+    (
+        GRPO,
+        "curriculum={recorded_run: runs/first, recorded_column: rate}",
+        "curriculum: both recorded_run and recorded_column are set; allowed: one of them",
+    ),
+    (
+        GRPO,
+        "curriculum={recorded_column: rate, min_pass_rate: 0.6, max_pass_rate: 0.4}",
+        "curriculum.min_pass_rate: 0.6 is not allowed: max_pass_rate is 0.4; allowed: at most that",
+    ),
+    (
+        GRPO,
+        "curriculum={strategy: buckets, bounds: [0.5, 0.2], weights: [1, 1, 1]}",
+        "curriculum.bounds: [0.5, 0.2] is not allowed; allowed: rising numbers above 0, up to 1",
+    ),
+    (
+        GRPO,
+        "curriculum={strategy: buckets, bounds: [0.5]}",
+        "curriculum.weights: [6.0, 4.0, 4.0, 2.0, 0.0] is not allowed: 1 bounds make 2 buckets; allowed: a weight",
+    ),
+    (GRPO, SERVED, "rollout.servers: neither servers nor replicas is set; allowed: the addresses of servers, or"),
+    (GRPO, f"{SERVED}\nrollout.replicas=1\nrollout.servers=[http://a:1]", "rollout.servers: both servers and replicas"),
+    (
+        GRPO,
+        f"{SERVED}\nrollout.servers=[host:8000]",
+        "rollout.servers.0: 'host:8000' is no address; allowed: as in http",
+    ),
+    (GRPO, f"{SERVED}\nrollout.servers=[http://a:1, http://a:1]", "rollout.servers.1: 'http://a:1' is listed twice"),
+    (
+        GRPO,
+        f"{SERVED}\nrollout.replicas=2\nrollout.replica_devices=['0']",
+        "rollout.replica_devices: 1 are named; allowed: one for each",
+    ),
+    (
+        GRPO,
+        f"algorithm=bond\n{SERVED}\nrollout.replicas=1",
+        "rollout.mode: 'served' is not allowed: replicas hold the policy, and the reference of algorithm 'bond' plays",
+    ),
 ]
 
 UNUSED = [
@@ -103,6 +144,23 @@ UNUSED = [
     (GRPO, "training.demonstrations_per_step=4", "training.demonstrations_per_step: set"),
     (GRPO, "tracking.project=mine", "tracking.project: set, but nothing would read it: tracking.trackers is empty"),
     (GRPO, "prompts.0.config.size=3", "prompts.0.config: set, but nothing would read it"),
+    (
+        HYPO,
+        "curriculum={strategy: target}",
+        "curriculum: set, but nothing would read it: algorithm 'hypo' grades no rollouts, and pass rates are theirs",
+    ),
+    (GRPO, "curriculum={strategy: target, bounds: [0.5]}", "curriculum.bounds: set, but nothing would read it: it bel"),
+    (
+        GRPO,
+        "curriculum={strategy: buckets, width: 0.5}",
+        "curriculum.width: set, but nothing would read it: it belongs",
+    ),
+    (GRPO, "curriculum={recorded_column: x, decay: 0.5}", "curriculum.decay: set, but nothing would read it: no curri"),
+    (
+        GRPO,
+        "curriculum={strategy: target, max_pass_rate: 0.5}",
+        "curriculum.max_pass_rate: set, but nothing would read it: no pass rates are known before training",
+    ),
     (SFT, "prompts=rows.jsonl", "prompts: set, but nothing would read it: algorithm 'sft' samples no rollouts"),
     (SFT, "rewards=exact_match", "rewards: set"),
     (GRPO, "training.max_length=64", "training.max_length: set, but nothing would read it: it cuts data"),
@@ -111,12 +169,28 @@ UNUSED = [
     (SFT, "rollout.temperature=1", "rollout.temperature: set"),
     (SFT, "rollout.dtype=float32", "rollout.dtype: set"),
     (SFT, "tracking.groups_per_step=1", "tracking.groups_per_step: set"),
+    (SFT, "tracking.trajectories=none", "tracking.trajectories: set"),
     (GRPO, "rollout.memory_fraction=0.3", "rollout.memory_fraction: set, but nothing would read it: it belongs to"),
     (GRPO, "rollout.sleep=1", "rollout.sleep: set, but nothing would read it: it belongs to `engine: vllm`"),
     (
         GRPO,
         "rollout={engine: vllm, memory_fraction: 0.3, batch_tokens: 99}",
         "rollout.batch_tokens: set, but nothing would read it: rollout.memory_fraction gives the size",
+    ),
+    (
+        GRPO,
+        "rollout.engine=vllm\nrollout.replicas=2",
+        "rollout.replicas: set, but nothing would read it: it belongs to",
+    ),
+    (
+        GRPO,
+        f"{SERVED}\nrollout.replicas=2\nrollout.sleep=1",
+        "rollout.sleep: set, but nothing would read it: replicas have devices of their own",
+    ),
+    (
+        GRPO,
+        f"{SERVED}\nrollout.servers=[http://a:1]\nrollout.max_restarts=1",
+        "rollout.max_restarts: set, but nothing would read it: rollout.servers were started elsewhere",
     ),
 ]
 

@@ -66,6 +66,7 @@ ON_THE_COMMAND_LINE = [
     ("model.gradient_checkpointing=on", "model.gradient_checkpointing: 'on'", "did you mean true?"),
     ("seed=-1", "seed: -1 is not allowed", "allowed: at least 0"),
     ("tracking.trackers=[wandbb]", "tracking.trackers.0: 'wandbb'", "did you mean 'wandb'?"),
+    ("tracking.trajectories=al", "tracking.trajectories: 'al'", "did you mean 'all'?"),
     ("checkpoint=never", "checkpoint: 'never' is not allowed", "allowed: a mapping"),
 ]
 

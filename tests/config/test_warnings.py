@@ -29,6 +29,20 @@ ONE = "algorithm: {terms: [{source: demonstrations, denominator: one%s}]}\nmodel
 WRONG = [
     ("stale_gradient", RUN + "rloo", ["rollout.updates=2"], "rollout.updates", ["rollout.updates=1"]),
     ("stale_gradient", RUN + "f_dpg", ["rollout.updates=2"], "rollout.updates", ["algorithm=gspo"]),
+    (
+        "stale_gradient",
+        RUN + "rloo",
+        ["rollout.max_staleness=1", "rollout.correction=none"],
+        "rollout.max_staleness",
+        ["rollout.correction=auto"],
+    ),
+    (
+        "stale_gradient",
+        RUN + "p3o",
+        ["rollout.max_staleness=1"],
+        "rollout.max_staleness",
+        ["rollout.old_logprobs=sampler"],
+    ),
     ("truncated_sampling", RUN + "grpo", ["rollout.top_p=0.9"], "rollout.top_p", ["rollout.top_p=1"]),
     ("truncated_sampling", RUN + "reinforce", ["rollout.top_k=20"], "rollout.top_k", ["algorithm=raft"]),
     ("two_temperatures", HYBRID + "luffy", ["rollout.temperature=0.7"], "rollout.temperature", ["algorithm=dapo"]),
@@ -76,7 +90,13 @@ WRONG = [
         "rewards.1.max_tokens",
         ["rewards.1.max_tokens=512", "rewards.1.buffer_tokens=100"],
     ),
-    ("sampler_precision", RUN + "grpo", ["rollout.dtype=bfloat16"], "rollout.dtype", ["algorithm.preset=trl"]),
+    (
+        "sampler_precision",
+        RUN + "grpo",
+        ["rollout.dtype=bfloat16", "rollout.correction=none"],
+        "rollout.dtype",
+        ["rollout.correction=auto"],
+    ),
 ]
 
 

@@ -1,13 +1,12 @@
-from collections import Counter
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posttrain.batch import Source, TokenBatch, TokenSequence, Unit
-from posttrain.data.collate import Rows, collate, microbatches
+from posttrain.batch import Source, TokenBatch, TokenSequence
+from posttrain.data.collate import collate
+from posttrain.rows import Branch, Rows
 
 
 def sequence(
@@ -35,15 +34,14 @@ def test_rows() -> None:
         TokenSequence((5, 6, 7), (False, True, True), Source.ROLLOUTS, 0, temperature=0.5),
         TokenSequence((1, 2, 3, 4), (False, False, True, False), Source.DEMONSTRATIONS, 1),
     ]
-    rows = collate(sequences)
+    rows = collate(sequences, layout="padded")
     assert rows.input_ids.tolist() == [[5, 6, 7, 0], [1, 2, 3, 4]]
-    assert rows.attention_mask.tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
     assert rows.position_ids.tolist() == [[0, 1, 2, 3]] * 2
     assert rows.predictor_index.tolist() == [0, 1, 5]
     assert rows.action_ids.tolist() == [6, 7, 3]
     assert rows.temperatures.tolist() == [0.5, 0.5, 1.0]
     assert rows.to("cpu").input_ids.equal(rows.input_ids)
-    assert rows.seen_until is None
+    assert rows.branches is None
 
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 8)), min_size=1, max_size=6))
@@ -54,7 +52,7 @@ def test_order_of_actions_is_the_batchs(shapes: list[tuple[int, int]]) -> None:
     assert len(rows.action_ids) == len(TokenBatch.from_sequences(sequences).sequence_index)
     expected = [token for s in sequences for token, action in zip(s.token_ids, s.action_mask, strict=True) if action]
     assert rows.action_ids.tolist() == expected
-    assert torch.all(rows.attention_mask.flatten()[rows.predictor_index] == 1)
+    assert rows.predictor_index.max() < rows.input_ids.numel() if expected else True
 
 
 def test_what_cannot_be_collated() -> None:
@@ -64,47 +62,12 @@ def test_what_cannot_be_collated() -> None:
         collate([sequence(2, actions=2)])
 
 
-@given(
-    st.lists(st.tuples(st.integers(2, 30), st.integers(0, 4), st.integers(-1, 3)), max_size=25),
-    st.integers(1, 120),
-    st.sampled_from(["", "pair", "group"]),
-    st.booleans(),
-)
-@settings(max_examples=300, deadline=None)
-def test_microbatches(shapes: list[tuple[int, int, int]], budget: int, couples: Unit, share: bool) -> None:
-    sequences = [
-        branch(prompt, length % 5, group=prompt % 3, pair=pair)
-        if prompt
-        else sequence(length, group=prompt % 3, pair=pair)
-        for length, prompt, pair in shapes
-    ]
-    batches = microbatches(sequences, budget, couples, share=share)
-    assert sorted(index for batch in batches for index in batch) == list(range(len(sequences)))
-    assert batches == microbatches(sequences, budget, couples, share=share)
-    for batch in batches:
-        size = collate([sequences[index] for index in batch], share=share).input_ids.numel()
-        units = {unit(sequences[index], index, couples) for index in batch}
-        assert size <= budget or len(units) == 1
-        others = set(range(len(sequences))) - set(batch)
-        assert not units & {unit(sequences[index], index, couples) for index in others}
-
-
-def unit(sequence: TokenSequence, index: int, couples: str) -> tuple[str, int]:
-    if couples == "group":
-        return ("group", sequence.group)
-    return ("pair", sequence.pair) if couples == "pair" and sequence.pair >= 0 else ("single", index)
-
-
-def test_microbatches_put_similar_lengths_together_longest_first() -> None:
-    lengths = [2, 10, 3, 9, 2, 10]
-    batches = microbatches([sequence(length) for length in lengths], 30, share=False)
-    assert batches == [[1, 3, 5], [0, 2, 4]]
-
-
-def ancestors(rows: Rows, row: int, column: int) -> list[int]:
-    """The tokens that a column sees."""
-    assert rows.seen_until is not None
-    return [int(rows.input_ids[row, k]) for k in range(column + 1) if column < rows.seen_until[row, k]]
+def seen(rows: Rows, column: int) -> list[int]:
+    """The tokens that a column of a packed row sees."""
+    assert rows.branches is not None
+    branch = next(branch for branch in rows.branches if branch.start <= column < branch.stop)
+    columns = [k for span in (*branch.context, (branch.start, column + 1)) for k in range(*span)]
+    return rows.input_ids[0, columns].tolist()
 
 
 def test_a_shared_row_is_a_prefix_tree() -> None:
@@ -113,47 +76,58 @@ def test_a_shared_row_is_a_prefix_tree() -> None:
     prompt = list(range(20, 32))
     assert rows.input_ids.tolist() == [[*prompt, 3, 7, 4, 7, 8]]
     assert rows.position_ids.tolist() == [[*range(12), 12, 13, 12, 13, 14]]
-    assert rows.seen_until is not None
-    assert rows.seen_until.tolist() == [[17] * 12 + [14, 14, 17, 17, 17]]
-    assert rows.attention_mask.all()
+    assert rows.branches == (Branch(0, 14), Branch(14, 17, ((0, 12),)))
     assert rows.predictor_index.tolist() == [11, 12, 13, 11, 14, 15, 16, 11, 11, 14, 15, 16]
-    assert ancestors(rows, 0, 16) == [*prompt, 4, 7, 8]
+    assert seen(rows, 16) == [*prompt, 4, 7, 8]
 
 
-@given(st.lists(st.tuples(st.integers(1, 3), st.integers(0, 5), st.integers(0, 2)), min_size=1, max_size=9))
+def test_a_packed_row_is_one_sequence_after_the_other() -> None:
+    rows = collate([branch(1, 2), branch(1, 1, first=4)], layout="packed")
+    prompt = list(range(20, 32))
+    assert rows.input_ids.tolist() == [[*prompt, 3, 7, *prompt, 4]]
+    assert rows.position_ids.tolist() == [[*range(14), *range(13)]]
+    assert rows.branches == (Branch(0, 14), Branch(14, 27))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5), st.integers(0, 2)), min_size=1, max_size=9),
+    st.booleans(),
+    st.booleans(),
+)
 @settings(max_examples=100, deadline=None)
-def test_a_predictor_sees_its_own_sequence(shapes: list[tuple[int, int, int]]) -> None:
+def test_a_predictor_sees_its_own_sequence(shapes: list[tuple[int, int, int]], share: bool, whole: bool) -> None:
     sequences = [branch(prompt, own, first=first) for prompt, own, first in shapes]
-    rows = collate(sequences)
-    if rows.seen_until is None:
-        assert max(Counter(prompt for prompt, _, _ in shapes).values()) == 1
-        return
+    rows = collate(sequences, layout="shared" if share else "packed", whole=whole)
     expected = [list(s.token_ids[:t]) for s in sequences for t in range(s.num_tokens) if s.action_mask[t]]
-    width = rows.input_ids.shape[1]
-    assert [ancestors(rows, p // width, p % width) for p in rows.predictor_index.tolist()] == expected
+    assert [seen(rows, column) for column in rows.predictor_index.tolist()] == expected
+    padded = rows.unpacked()
+    width = padded.input_ids.shape[1]
+    assert [padded.input_ids[p // width, : p % width + 1].tolist() for p in padded.predictor_index] == expected
+    if whole:
+        assert rows.action_index is not None
+        assert rows.input_ids[0, rows.action_index].equal(rows.action_ids)
 
 
-def test_sharing_is_chosen_where_it_pays() -> None:
-    def group(prompt: int, completion: int) -> list[TokenSequence]:
-        ids = [(*range(prompt), *range(place, place + completion)) for place in range(0, 8000, 1000)]
+def test_beginnings_are_shared_where_it_pays() -> None:
+    def num_tokens(prompt: int, completion: int) -> int:
+        """Of a group of 8 that has nothing in common but its prompt."""
+        ids = [(*range(prompt), *range(place, place + completion)) for place in range(10_000, 18_000, 1000)]
         mask = (False,) * prompt + (True,) * completion
-        return [TokenSequence(one, mask, Source.ROLLOUTS, 0) for one in ids]
+        sequences = [TokenSequence(one, mask, Source.ROLLOUTS, 0) for one in ids]
+        return collate(sequences).input_ids.numel()
 
-    def num_rows(sequences: list[TokenSequence]) -> int:
-        return collate(sequences).input_ids.shape[0]
-
-    assert num_rows(group(prompt=500, completion=50)) == 1
-    assert num_rows(group(prompt=50, completion=10)) == 1
-    assert 1 < num_rows(group(prompt=1000, completion=300)) < 8
-    assert num_rows(group(prompt=50, completion=300)) == 8
-    assert num_rows(group(prompt=1, completion=300)) == 8
-    assert collate(group(prompt=50, completion=300)).seen_until is None
+    assert num_tokens(prompt=500, completion=51) == 500 + 8 * 50
+    assert num_tokens(prompt=50, completion=11) == 50 + 8 * 10
+    assert num_tokens(prompt=50, completion=301) == 50 + 8 * 300
+    assert num_tokens(prompt=50, completion=401) == 8 * (50 + 400)
+    assert num_tokens(prompt=2, completion=11) == 8 * (2 + 10)
 
 
-def test_a_group_stays_together_as_far_as_the_budget_allows() -> None:
-    sequences = [branch(prompt, 3, first=first) for first in range(8) for prompt in (1, 2)]
-    assert microbatches(sequences, 48) == [list(range(0, 16, 2)), list(range(1, 16, 2))]
-    assert len(microbatches(sequences, 96)) == 1
-    divided = microbatches(sequences, 30)
-    assert len(divided) == 4
-    assert all(len({sequences[index].group for index in batch}) == 1 for batch in divided)
+def test_different_prompts_share_what_they_have_in_common() -> None:
+    system = tuple(range(30))
+    sequences = [
+        TokenSequence((*system, question, question, answer, 9), (False,) * 32 + (True,) * 2, Source.DEMONSTRATIONS, 0)
+        for question in (40, 50)
+        for answer in (6, 7)
+    ]
+    assert collate(sequences).input_ids.numel() == 30 + 2 * (2 + 2)

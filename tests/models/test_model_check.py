@@ -9,8 +9,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from posttrain.errors import UserError
+from posttrain.models import packed_attention
 from posttrain.models.check import check_policy
-from posttrain.models.shared_rows import may_share
+from posttrain.models.shared_rows import takes
 
 SIZES = {
     "vocab_size": 50,
@@ -71,41 +72,42 @@ def test_attention_in_both_directions_is_refused() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("model_type", ["qwen2", "mistral", "gemma3_text"])
-def test_shared_rows_are_taken(model_type: str, dtype: torch.dtype) -> None:
+def test_packed_rows_are_taken(model_type: str, dtype: torch.dtype) -> None:
     good = model(model_type).to(dtype)
     window = good.config.sliding_window
     check_policy(good)
-    assert good.shares_prompts
+    assert good.row_layout == "shared"
     assert good.config.sliding_window == window
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("dropped", ["attention_mask", "position_ids"])
-def test_a_model_that_ignores_mask_or_positions_gets_plain_rows(dropped: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("dropped", ["packing", "position_ids"])
+def test_a_model_that_ignores_packing_or_positions_gets_padded_rows(dropped: str, dtype: torch.dtype) -> None:
     deaf = model("qwen2").to(dtype)
     forward = deaf.model.forward
     deaf.model.forward = lambda **kwargs: forward(**(kwargs | {dropped: None}))
     check_policy(deaf)
-    assert not deaf.shares_prompts
+    assert deaf.row_layout == "padded"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_window_that_the_config_does_not_name_as_one_is_found(dtype: torch.dtype) -> None:
+def test_a_window_that_attention_is_not_told_of_is_found(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     hidden = model("mistral", sliding_window=16).to(dtype)
-    forward = hidden.model.forward
+    sdpa = packed_attention.packed_sdpa
 
-    def without_window(attention_mask: Any = None, **kwargs: Any) -> Any:
-        if attention_mask is not None and attention_mask.dim() == 4:
-            attention_mask = torch.ones_like(attention_mask).tril() & attention_mask.any(-2, keepdim=True)
-        return forward(attention_mask=attention_mask, **kwargs)
+    def without_window(*inputs: Any, sliding_window: Any = None, **settings: Any) -> Any:
+        return sdpa(*inputs, **settings)
 
-    hidden.model.forward = without_window
+    monkeypatch.setattr(packed_attention, "packed_sdpa", without_window)
     check_policy(hidden)
-    assert not hidden.shares_prompts
+    assert hidden.row_layout == "padded"
+    monkeypatch.undo()
+    check_policy(hidden)
+    assert hidden.row_layout == "shared"
 
 
 def test_layers_that_are_not_attention_are_not_tried() -> None:
     chunked = model("qwen2")
     chunked.config.layer_types = ["chunked_attention"]
     chunked.model.has_sliding_layers = False
-    assert not may_share(chunked.config)
+    assert takes(chunked.config) == "padded"

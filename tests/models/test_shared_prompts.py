@@ -1,4 +1,4 @@
-"""Sequences that share a prompt in one row: the same values and gradients as in rows of their own."""
+"""Sequences in one row, beginnings that they share once: the same values and gradients as in rows of their own."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from torch.overrides import TorchFunctionMode
 
 from posttrain.batch import Source, TokenSequence
 from posttrain.config.schema import ModelSettings, TokenizerSettings
-from posttrain.data.collate import Rows, collate, microbatches
+from posttrain.data.collate import collate
+from posttrain.data.plan import microbatches
 from posttrain.models.load import load_model
+from posttrain.models.packed_attention import Packing
 from posttrain.models.policy import Policy
-from posttrain.models.shared_rows import may_share, unshared
+from posttrain.models.shared_rows import takes
 from posttrain.models.tokenizer import load_tokenizer
+from posttrain.rows import Layout, Rows
 
 NARROW: dict[str, Any] = {
     "hidden_size": 32,
@@ -65,10 +68,13 @@ def tokens(generator: random.Random, number: int) -> tuple[int, ...]:
     return tuple(generator.randrange(6, 90) for _ in range(number))
 
 
-def completions(group: int, prompt: int, lengths: list[int], **changes: Any) -> list[TokenSequence]:
-    """Random completions of these lengths after a random prompt."""
+def completions(group: int, prompt: int, lengths: list[int], asked: int = 0, **changes: Any) -> list[TokenSequence]:
+    """Random completions of these lengths after a random prompt, of which the last two tokens depend on `asked`."""
     generator = random.Random(group)
     start = tokens(generator, prompt)
+    if asked:
+        generator = random.Random(asked)
+        start = start[:-2] + tokens(generator, 2)
     found = [
         TokenSequence(start + tokens(generator, length), (False,) * prompt + (True,) * length, Source.ROLLOUTS, group)
         for length in lengths
@@ -113,6 +119,10 @@ CASES: dict[str, list[TokenSequence]] = {
     "branches": branches(),
     "temperatures": completions(0, 13, [3, 4], temperature=0.5) + completions(0, 13, [5, 2], temperature=1.5),
     "with plain rows": completions(0, 13, [3, 9, 1]) + completions(1, 2, [40]) + completions(2, 17, [4]),
+    "different questions": [
+        *(s for group in (1, 2, 3) for s in completions(0, 14, [3, 5], asked=group)),
+        *completions(0, 14, [6], asked=4),
+    ],
     "without actions": [*completions(0, 13, [3, 9, 1]), *completions(1, 5, [0]), *completions(0, 13, [0, 0])],
 }
 
@@ -134,66 +144,81 @@ def assert_equal(ours: Tensor, expected: Tensor, relative: float) -> None:
     assert (ours - expected).abs().max() <= relative * expected.abs().max()
 
 
+LAYOUTS: list[Layout] = ["packed", "shared"]
+
+
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize(("dtype", "relative"), [("float64", 1e-9), ("float32", 1e-5)])
-def test_same_values_and_gradient_as_in_plain_rows(case: str, dtype: str, relative: float) -> None:
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("dtype", "relative"), [("float64", 1e-12), ("float32", 2e-6)])
+def test_same_values_and_gradient_as_in_padded_rows(case: str, layout: Layout, dtype: str, relative: float) -> None:
     model = tiny(dtype=dtype)
-    shared, plain = collate(CASES[case]), collate(CASES[case], share=False)
-    assert shared.seen_until is not None
-    assert plain.seen_until is None
-    assert shared.input_ids.numel() < plain.input_ids.numel()
-    for ours, expected in zip(Policy(model)(shared)[:2], Policy(model)(plain)[:2], strict=True):
-        assert_equal(ours, expected, relative)
-    assert_equal(gradient(model, [shared]), gradient(model, [plain]), relative)
+    packed, padded = collate(CASES[case], layout=layout), collate(CASES[case], layout="padded")
+    assert packed.branches is not None
+    assert padded.branches is None
+    assert packed.input_ids.numel() < padded.input_ids.numel()
+    assert (packed.input_ids.numel() < collate(CASES[case], layout="packed").input_ids.numel()) == (layout == "shared")
+    expected = Policy(model)(padded)
+    for rows in (packed, packed.unpacked()):
+        for ours, theirs in zip(Policy(model)(rows)[:2], expected[:2], strict=True):
+            assert_equal(ours, theirs, relative)
+    assert_equal(gradient(model, [packed]), gradient(model, [padded]), relative)
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_the_way_back_to_plain_rows(case: str) -> None:
-    rows = collate(CASES[case])
-    model = tiny()
-    expected = Policy(model)(rows)
-    plain = unshared(rows)
-    assert plain.seen_until is None
-    for ours, theirs in zip(Policy(model)(plain)[:2], expected[:2], strict=True):
-        assert_equal(ours, theirs, 1e-9)
+def test_long_rows_take_several_calls() -> None:
+    sequences = completions(0, 200, [3, 150, 40, 90]) + completions(1, 2, [300, 5, 5]) + completions(2, 90, [30] * 5)
+    rows = collate(sequences)
+    assert rows.branches is not None
+    packing = Packing.of(rows.branches, torch.device("cpu"))
+    assert 3 <= len(packing.calls) < len(rows.branches)
+    model = tiny(QWEN3 | MIXED | {"use_sliding_window": True, "sliding_window": 64})
+    expected = gradient(model, [collate(sequences, layout="padded")])
+    assert_equal(gradient(model, [rows]), expected, 1e-12)
 
 
 @pytest.mark.parametrize(
-    ("config", "shares"),
+    ("config", "layout"),
     [
-        (QWEN3, True),
-        (QWEN3 | MIXED | {"use_sliding_window": True}, True),
-        (SIZES | {"model_type": "llama"}, True),
-        (SIZES | MIXED | {"model_type": "gemma3_text"}, True),
-        (SIZES | {"model_type": "gemma3_text", "sliding_window": 4, "layer_types": ["sliding_attention"] * 2}, True),
-        (SIZES | {"model_type": "mistral", "sliding_window": 4}, True),
-        (NARROW | {"model_type": "qwen2"}, True),
-        (NARROW | {"model_type": "cohere2"} | MIXED, True),
-        (GPT2, True),
-        ({"model_type": "bloom", "hidden_size": 32, "n_head": 4, "n_layer": 2}, False),
-        ({"model_type": "mamba", "hidden_size": 32, "num_hidden_layers": 2}, False),
+        (QWEN3, "shared"),
+        (QWEN3 | MIXED | {"use_sliding_window": True}, "shared"),
+        (SIZES | {"model_type": "llama"}, "shared"),
+        (SIZES | MIXED | {"model_type": "gemma3_text"}, "shared"),
+        (
+            SIZES | {"model_type": "gemma3_text", "sliding_window": 4, "layer_types": ["sliding_attention"] * 2},
+            "shared",
+        ),
+        (SIZES | {"model_type": "mistral", "sliding_window": 4}, "shared"),
+        (NARROW | {"model_type": "qwen2"}, "shared"),
+        (NARROW | {"model_type": "cohere2"} | MIXED, "shared"),
+        (GPT2, "shared"),
+        ({"model_type": "bloom", "hidden_size": 32, "n_head": 4, "n_layer": 2}, "padded"),
+        ({"model_type": "mamba", "hidden_size": 32, "num_hidden_layers": 2}, "padded"),
     ],
     ids=lambda value: value.get("model_type") if isinstance(value, dict) else None,
 )
-def test_every_architecture_is_exact_shared_or_not(config: dict[str, Any], shares: bool) -> None:
+def test_every_architecture_is_exact_shared_or_not(config: dict[str, Any], layout: Layout) -> None:
     model = tiny(config)
-    assert Policy(model).shares_prompts == shares
+    assert Policy(model).layout == layout
     sequences = [s for case in ("ragged groups", "several turns", "with plain rows") for s in CASES[case]]
-    expected = gradient(model, [collate(sequences, share=False)])
+    expected = gradient(model, [collate(sequences, layout="padded")])
     assert_equal(gradient(model, [collate(sequences)]), expected, 1e-9)
 
 
 def test_other_attention_gets_plain_rows() -> None:
     rows = collate(CASES["ragged groups"])
     expected = Policy(tiny(dtype="float32"))(rows).logprobs
-    assert not Policy(tiny(attention="eager")).shares_prompts
+    assert Policy(tiny(attention="eager")).layout == "padded"
     changed = tiny(dtype="float32")
     policy = Policy(changed)
     changed.set_attn_implementation("eager")  # after loading
     assert_equal(policy(rows).logprobs, expected, 1e-6)
-    for name in ("flash_attention_2", "flex_attention", "posttrain_grouped_sdpa"):
+    for name, layout in {
+        "flash_attention_2": "packed",
+        "flash_attention_3": "packed",
+        "flex_attention": "padded",
+        "posttrain_grouped_sdpa": "padded",
+    }.items():
         changed.config._attn_implementation = name
-        assert not may_share(changed.config)
+        assert takes(changed.config) == layout
 
 
 def test_gradient_checkpointing_changes_nothing() -> None:
@@ -208,18 +233,19 @@ def test_gradient_checkpointing_changes_nothing() -> None:
 def test_micro_batches_change_nothing(couples: Any, budget: int) -> None:
     sequences = random.Random(0).sample([s for case in CASES.values() for s in case], 24)
     model = tiny()
-    expected = per_sequence(model, [list(range(len(sequences)))], sequences, share=False)
-    plan = microbatches(sequences, budget, couples)
-    assert_equal(per_sequence(model, plan, sequences, share=True), expected, 1e-9)
+    expected = per_sequence(model, [list(range(len(sequences)))], sequences, "padded")
+    for layout in (*LAYOUTS, "padded"):
+        plan = microbatches(sequences, budget, couples, layout=layout)
+        assert_equal(per_sequence(model, plan, sequences, layout), expected, 1e-12)
 
 
-def per_sequence(model: Any, plan: list[list[int]], sequences: list[TokenSequence], share: bool) -> Tensor:
+def per_sequence(model: Any, plan: list[list[int]], sequences: list[TokenSequence], layout: Layout) -> Tensor:
     """The gradient of the sum of all logprobs, each with its sequence's weight."""
     policy = Policy(model)
     model.zero_grad()
     for batch in plan:
         part = [sequences[index] for index in batch]
-        logprobs = policy(collate(part, share=share)).logprobs.split([s.num_actions for s in part])
+        logprobs = policy(collate(part, layout=layout)).logprobs.split([s.num_actions for s in part])
         loss = torch.stack([(index + 1.0) * found.sum() for index, found in zip(batch, logprobs, strict=True)]).sum()
         torch.autograd.backward(loss)
     return torch.cat([p.grad.flatten() for p in model.parameters()]).clone()
@@ -227,7 +253,7 @@ def per_sequence(model: Any, plan: list[list[int]], sequences: list[TokenSequenc
 
 def test_bfloat16_autocast_is_as_close_as_plain_rows_are() -> None:
     model = tiny(dtype="float32")
-    rows, plain = collate(CASES["ragged groups"]), collate(CASES["ragged groups"], share=False)
+    rows, plain = collate(CASES["ragged groups"]), collate(CASES["ragged groups"], layout="padded")
     exact = Policy(model)(plain).logprobs
     with torch.autocast("cpu", torch.bfloat16):
         shared = Policy(model)(rows).logprobs

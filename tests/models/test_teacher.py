@@ -18,6 +18,7 @@ from posttrain.models.load import load_model
 from posttrain.models.policy import Policy, Teacher
 from posttrain.models.teacher import check_teacher, load_teacher
 from posttrain.models.tokenizer import load_tokenizer
+from posttrain.rows import Layout
 
 TINY: dict[str, Any] = {
     "model_type": "qwen3",
@@ -75,12 +76,12 @@ def logs(model: Any, sequence: TokenSequence, rows: int = 1 << 20) -> Tensor:
 
 
 @pytest.mark.parametrize("config", [LARGER, CAPPED, {"model_type": "gpt2", "n_embd": 32, "n_head": 4, "n_layer": 2}])
-@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("layout", ["padded", "packed", "shared"])
 @pytest.mark.parametrize("student", [TINY, CAPPED], ids=["plain", "capped"])
-def test_equals_the_models_own_distributions(config: dict[str, Any], share: bool, student: dict[str, Any]) -> None:
+def test_equals_the_models_own_distributions(config: dict[str, Any], layout: Layout, student: dict[str, Any]) -> None:
     model, twin, other = made(student, 0), made(student, 0), made(config, 1)
     policy = Policy(model, Teacher(other, ReverseKL()), chunk_bytes=6000)
-    scored = policy(collate(sequences(), share=share))
+    scored = policy(collate(sequences(), layout=layout))
     pairs = [(logs(twin, sequence), logs(other, sequence).detach()) for sequence in sequences()]
     expected = torch.cat([(q.exp() * (q - p)).sum(-1) for q, p in pairs])
     assert scored.divergence is not None

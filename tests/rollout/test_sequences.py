@@ -17,7 +17,7 @@ def trajectory(*turns: Turn, reward: float | None = 0.5, solved: bool | None = F
 
 
 def test_one_turn() -> None:
-    (found,) = rollout_sequences(trajectory(turn((1, 2), (3, 4)), reward=1.0, solved=True), group=6)
+    (found,) = rollout_sequences(trajectory(turn((1, 2), (3, 4)), reward=1.0, solved=True), group=6, number=2)
     assert found.token_ids == (1, 2, 3, 4)
     assert found.action_mask == (False, False, True, True)
     assert found.behavior_logprobs == (-0.3, -0.4)
@@ -26,7 +26,7 @@ def test_one_turn() -> None:
 
 
 def test_turns_that_continue_each_other_are_one_sequence() -> None:
-    (found,) = rollout_sequences(trajectory(turn((1, 2), (3, 4)), turn((1, 2, 3, 4, 5), (6,))), 0)
+    (found,) = rollout_sequences(trajectory(turn((1, 2), (3, 4)), turn((1, 2, 3, 4, 5), (6,))), 0, 0)
     assert found.token_ids == (1, 2, 3, 4, 5, 6)
     assert found.action_mask == (False, False, True, True, False, True)
     assert found.behavior_logprobs == (-0.3, -0.4, -0.6)
@@ -34,20 +34,22 @@ def test_turns_that_continue_each_other_are_one_sequence() -> None:
 
 def test_a_turn_whose_prompt_rewrites_earlier_ones_begins_a_new_sequence() -> None:
     turns = (turn((1, 2), (3, 4)), turn((1, 2, 4, 5), (6,)), turn((1, 2, 4, 5, 6, 7), (8, 9)))
-    first, second = rollout_sequences(trajectory(*turns), 0)
+    first, second = rollout_sequences(trajectory(*turns), 0, number=4)
     assert first.token_ids == (1, 2, 3, 4)
     assert second.token_ids == (1, 2, 4, 5, 6, 7, 8, 9)
     assert second.action_mask == (False, False, False, False, True, False, True, True)
     assert first.num_actions + second.num_actions == 5
     assert second.behavior_logprobs == (-0.6, -0.8, -0.9)
+    assert (first.trajectory, second.trajectory) == (4, 4)
+    assert TokenBatch.from_sequences([first, second]).num_sequences == 1
 
 
 def test_a_shorter_prompt_begins_a_new_sequence() -> None:
-    assert len(rollout_sequences(trajectory(turn((1, 2), (3, 4)), turn((1, 2, 3), (4,))), 0)) == 2
+    assert len(rollout_sequences(trajectory(turn((1, 2), (3, 4)), turn((1, 2, 3), (4,))), 0, 0)) == 2
 
 
 def test_ungraded_and_empty_trajectories() -> None:
-    (found,) = rollout_sequences(trajectory(turn((1,), (2,)), reward=None, solved=None), 0)
+    (found,) = rollout_sequences(trajectory(turn((1,), (2,)), reward=None, solved=None), 0, 0)
     assert found.reward is None and found.solved is False
     assert not TokenBatch.from_sequences([found]).graded.any()
-    assert rollout_sequences(trajectory(), 0) == []
+    assert rollout_sequences(trajectory(), 0, 0) == []

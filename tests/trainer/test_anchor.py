@@ -85,7 +85,7 @@ def test_the_references_sampler_frees_the_device_too(
     with ExitStack() as stack:
         loop = _built(write_recipe(recipe), tmp_path, stack)
         released: list[Any] = []
-        engines = [loop.engine, loop.anchor.collector.engine]
+        engines = [loop.sampler.engine, loop.anchor.collector.engine]
         for engine in engines:
             monkeypatch.setattr(engine, "release", lambda engine=engine: released.append(engine))
         loop._release()
@@ -94,7 +94,7 @@ def test_the_references_sampler_frees_the_device_too(
         monkeypatch.setattr(loop, "evaluate", dict)
         monkeypatch.setattr(type(loop.accelerator), "is_main_process", False)
         loop._evaluate(None, None)
-        assert released[:1] == [loop.engine], "a rank that does not evaluate has woken its sampler all the same"
+        assert released[:1] == [loop.sampler.engine], "a rank that does not evaluate has woken its sampler all the same"
 
 
 def test_a_moving_reference_is_the_average(recipe: dict[str, Any], write_recipe: WriteRecipe, tmp_path: Path) -> None:

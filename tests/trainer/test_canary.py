@@ -40,6 +40,7 @@ def test_every_window_is_checked(
 ) -> None:
     tiny_recipe["rollout"]["dtype"] = dtype
     if dtype != "float32":
+        tiny_recipe["rollout"]["correction"] = "none"
         tiny_recipe["acknowledge"] = ["sampler_precision"]
     train(load_recipe(write_recipe(tiny_recipe)), tmp_path / "run")
     found = [row["canary_mismatch"] for row in metrics(tmp_path / "run")]
@@ -70,23 +71,25 @@ def test_one_wrong_weight_is_found(loop: Loop, name: str, dtype: str) -> None:
             parameter.mul_(4 if parameter.ndim > 1 else 1)
     engine = TransformersEngine(model, dtype=dtype)
     canary = Canary(engine, model, (5, 6, 7), training_dtype=torch.float32)
-    canary.check(engine, loop.updater.policy, loop.accelerator)
+    expected = canary.expected(loop.updater.policy, loop.accelerator)
+    canary.compare(engine, expected)
     weights = dict(named_weights(model))
     weights[name] = weights[name].flip(0) * 1.5
     engine.sync(weights.items(), 1)
     with pytest.raises(RunError, match="does not run the trainer's weights"):
-        canary.check(engine, loop.updater.policy, loop.accelerator)
+        canary.compare(engine, expected)
 
 
 def test_the_limit_is_a_multiple_of_the_noise(loop: Loop) -> None:
-    assert loop.canary is not None
-    assert loop.canary.noise == 0 and loop.canary.limit(1.0) == 1e-3, "float32 on both sides"
-    loop.canary._dtype = torch.bfloat16
-    assert loop.canary.limit(1.0) == pytest.approx(4 * 2**-7 * 2)
-    loop.canary.noise = 0.1
-    assert loop.canary.limit(1.0) == pytest.approx(0.4)
-    loop.canary._max_mismatch = 0.7
-    assert loop.canary.limit(1.0) == 0.7
+    assert loop.sampler is not None and loop.sampler.canary is not None
+    canary = loop.sampler.canary
+    assert canary.noise == 0 and canary.limit(1.0) == 1e-3, "float32 on both sides"
+    canary._dtype = torch.bfloat16
+    assert canary.limit(1.0) == pytest.approx(4 * 2**-7 * 2)
+    canary.noise = 0.1
+    assert canary.limit(1.0) == pytest.approx(0.4)
+    canary._max_mismatch = 0.7
+    assert canary.limit(1.0) == 0.7
 
 
 def test_a_fingerprint_sees_the_last_bit() -> None:

@@ -11,15 +11,16 @@ from typing import Any
 import pytest
 
 from posttrain.algorithms import load
-from posttrain.batch import Source, TokenSequence
+from posttrain.batch import Source, TokenBatch, TokenSequence
 from posttrain.config import load_recipe
 from posttrain.data.sources import load_source
 from posttrain.data.stream import Stream
-from posttrain.errors import DataError, RunError
+from posttrain.errors import DataError
 from posttrain.models.tokenizer import load_tokenizer
 from posttrain.trainer import train
 from posttrain.trainer.comparisons import rollouts_of, usable
-from posttrain.trainer.window import StepData, WindowBuilder
+from posttrain.trainer.step_data import StepData
+from posttrain.trainer.window import WindowBuilder
 from posttrain.trajectory import Group, StopReason, Trajectory, Turn
 
 WriteRecipe = Callable[..., Path]
@@ -55,7 +56,7 @@ def _builder(recipe: dict[str, Any], write_recipe: WriteRecipe, rank: int = 0, n
 
 
 def _step(builder: WindowBuilder) -> StepData:
-    steps, _ = builder.build(0, lambda: pytest.fail("preferences need no collector"))
+    steps = builder.steps(builder.play(0, lambda: pytest.fail("preferences need no collector")))
     return steps[0]
 
 
@@ -103,7 +104,7 @@ def test_what_max_length_leaves_without_an_action_is_left_out(
     sequences = _step(builder).sequences
     assert sum(one.reward is not None for one in sequences) == 2
     assert all(one.num_actions and one.num_tokens <= 60 for one in sequences)
-    assert builder.num_cut == 2, "a neighbour is not counted twice"
+    assert builder.maker.num_cut == 2, "a neighbour is not counted twice"
 
 
 def test_both_sides_of_a_pair_are_read_singly(
@@ -148,9 +149,18 @@ def test_pairs_keep_the_sampled_tokens() -> None:
     assert (len(made), rows, {one.pair for one in made}) == (3, [[0], [1], [2]], {-1})
 
 
-def test_an_episode_of_several_sequences_cannot_be_paired() -> None:
-    with pytest.raises(RunError, match=r"row: the chat template breaks an episode into 2 sequences, and online_dpo"):
-        rollouts_of(_rollouts(0.0, 1.0, turns=2), 0, load("online_dpo"), None, 0)
+def test_an_episode_of_several_sequences_is_paired_as_a_whole() -> None:
+    made, rows = rollouts_of(_rollouts(0.0, 2.0, 1.0, turns=2), 0, load("online_dpo"), None, 7)
+    assert rows == [[2, 3], [0, 1], []]
+    assert [(one.token_ids[-2:], one.reward, one.pair, one.source) for one in made] == [
+        *[((1, 1), 1.0, 7, Source.PREFERENCES)] * 2,
+        *[((0, 1), 0.0, 7, Source.PREFERENCES)] * 2,
+    ]
+    batch = TokenBatch.from_sequences(made)
+    assert (batch.lengths.tolist(), batch.pair_index.tolist()) == ([4, 4], [7, 7])
+    chances = [[0.5, 0.9, 0.8], [0.1, 0.5, 0.6], [0.2, 0.4, 0.5]]
+    made, _ = rollouts_of(_rollouts(None, None, None, turns=2), 0, load("osp", pairs="all"), chances, 0)
+    assert TokenBatch.from_sequences(made).pair_index.tolist() == [0, 0, 1, 1, 2, 2]
 
 
 def test_failed_rollouts_are_used_where_a_grade_tells_them_apart() -> None:
@@ -178,7 +188,8 @@ def test_pairs_of_different_prompts_and_of_data_have_different_numbers(
         asked.extend(trajectories)
         return [[[0.5, 0.9, 0.8], [0.1, 0.5, 0.6], [0.2, 0.4, 0.5]]] * 2
 
-    steps, _ = builder.build(0, lambda: SimpleNamespace(collect=lambda *_: groups), ask)  # type: ignore[arg-type]
+    collector: Any = SimpleNamespace(collect=lambda *_: groups)
+    steps = builder.steps(builder.play(0, lambda: collector), ask)
     assert [len(one) for one in asked] == [3, 3]
     pairs = [one.pair for one in steps[0].sequences]
     assert len(pairs) == 12

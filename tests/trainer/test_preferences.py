@@ -27,7 +27,8 @@ from posttrain.trainer import train
 from posttrain.trainer.explain import explain
 from posttrain.trainer.optimizer import make_optimizer, make_schedule
 from posttrain.trainer.step import Updater, score
-from posttrain.trainer.window import StepData, WindowBuilder
+from posttrain.trainer.step_data import StepData
+from posttrain.trainer.window import WindowBuilder
 
 WriteRecipe = Callable[..., Path]
 
@@ -72,9 +73,9 @@ def _builder(recipe: dict[str, Any], write_recipe: WriteRecipe, rank: int = 0, n
 
 
 def _step(builder: WindowBuilder) -> StepData:
-    steps, groups = builder.build(0, lambda: pytest.fail("preferences need no collector"))
-    assert groups == []
-    return steps[0]
+    window = builder.play(0, lambda: pytest.fail("preferences need no collector"))
+    assert window.played == []
+    return builder.steps(window)[0]
 
 
 @pytest.mark.parametrize(
@@ -207,7 +208,7 @@ def test_micro_batches_and_order_do_not_change_the_update(
     whole = updated(100_000, sequences)
     shuffled = random.Random(0).sample(sequences, len(sequences))
     for budget in (1, 40):
-        torch.testing.assert_close(updated(budget, shuffled), whole, rtol=0, atol=1e-10)
+        torch.testing.assert_close(updated(budget, shuffled), whole, rtol=0, atol=1e-7)  # norms are in float32
 
 
 def test_missing_preferences_stop_the_run_before_it_starts(

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.trainer.processes import Run, files
 
 _MARKING_REWARD = '''
 """A reward that leaves a mark while it grades, and takes its time."""
@@ -25,37 +24,6 @@ def marking(completion: str, answer: str, *, mark: str = "") -> float:
     time.sleep(0.01)
     return float(completion[:1] == answer[:1])
 '''
-
-
-class Run:
-    """One `posttrain train` of the recipe, in a process of its own."""
-
-    def __init__(self, recipe: Path, output: Path, *more: str) -> None:
-        environment = os.environ | {"POSTTRAIN_PATH": str(recipe.parent), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "posttrain", "train", str(recipe), "--output", str(output), *more]
-        self.output = output
-        self.process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-
-    def kill_when(self, ready: Callable[[], bool], number: signal.Signals = signal.SIGKILL) -> str:
-        """Send the signal as soon as `ready` says so; returns what the run printed."""
-        while not ready():
-            assert self.process.poll() is None, self.process.communicate()[0]
-            time.sleep(0.0005)
-        self.process.send_signal(number)
-        return self.process.communicate(timeout=60)[0]
-
-    def finish(self) -> str:
-        """Wait for the end; returns what the run printed."""
-        printed = self.process.communicate(timeout=120)[0]
-        assert self.process.returncode == 0, printed
-        return printed
-
-    def num_steps(self) -> int:
-        """Steps that metrics.jsonl holds."""
-        path = self.output / "metrics.jsonl"
-        return len(path.read_text().splitlines()) if path.exists() else 0
 
 
 @pytest.fixture(scope="module")
@@ -81,17 +49,13 @@ def uninterrupted(recipe: Path, shared: dict[str, Any]) -> dict[str, bytes]:
     if "final" not in shared:
         output = shared["directory"] / "run"
         Run(recipe, output).finish()
-        shared["final"] = _files(output / "final")
+        shared["final"] = files(output / "final")
     return shared["final"]
-
-
-def _files(directory: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
 def _same_after_resume(recipe: Path, output: Path, uninterrupted: dict[str, bytes]) -> None:
     Run(recipe, output, "--resume").finish()
-    resumed = _files(output / "final")
+    resumed = files(output / "final")
     assert resumed.keys() == uninterrupted.keys()
     assert [name for name in resumed if resumed[name] != uninterrupted[name]] == []
     steps = [json.loads(line)["step"] for line in (output / "metrics.jsonl").read_text().splitlines()]
@@ -175,7 +139,7 @@ def test_killed_inside_a_window_with_a_critic(
     run = Run(recipe, tmp_path / "cut")
     run.kill_when((tmp_path / "cut" / "checkpoints" / "step_2" / "state.json").exists)
     Run(recipe, tmp_path / "cut", "--resume").finish()
-    whole, cut = (_files(tmp_path / name / "checkpoints" / "step_6") for name in ("whole", "cut"))
+    whole, cut = (files(tmp_path / name / "checkpoints" / "step_6") for name in ("whole", "cut"))
     weights = [name for name in whole if name.endswith(".safetensors")]
     assert weights
     assert all(whole[name] == cut[name] for name in weights)

@@ -84,7 +84,7 @@ def test_the_rollouts_of_a_run_train_another(
     stream = Stream([load_source(settings, "trajectories")], [1.0], seed=0)
     algorithm = load("return_weighted")
     builder = WindowBuilder(loaded.recipe, algorithm, tokenizer, None, None, trajectories=stream)
-    steps, _ = builder.build(0, lambda: pytest.fail("nothing is played"))
+    steps = builder.steps(builder.play(0, lambda: pytest.fail("nothing is played")))
     sequences = steps[0].sequences
     assert {s.source for s in sequences} == {Source.TRAJECTORIES}
     assert sorted(s.reward or 0.0 for s in sequences) == sorted(one["reward"] for one in recorded)

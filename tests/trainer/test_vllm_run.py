@@ -20,9 +20,9 @@ pytestmark = pytest.mark.skipif(
 LAUNCH = Path(__file__).parents[2] / "recipes" / "launch" / "cpu_2.yaml"
 BROKEN = """
 from posttrain.__main__ import main
-from posttrain.rollout import vllm_engine
+from posttrain.rollout import vllm_weights
 
-vllm_engine._repack_heads = lambda model: None  # vLLM's own reload on CPU, which leaves a tied head's packed copy stale
+vllm_weights._repack_heads = lambda model: None  # vLLM's own reload on CPU, which leaves a tied head's copy stale
 main()
 """
 

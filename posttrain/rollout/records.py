@@ -1,0 +1,70 @@
+"""A trajectory as a plain object and back: what checkpoints and the trajectory store hold.
+
+Tokens, logprobs and rewards survive JSON exactly (Python writes the shortest decimal that reads back as the same
+double). Of `columns`, so does what JSON has; another value (a date, an image) becomes its text on the way through
+`to_json`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from posttrain.trajectory import Dropped, Group, StopReason, Trajectory, Turn
+
+Record = dict[str, Any]
+
+
+def as_record(trajectory: Trajectory) -> Record:
+    """Every field by its name; tuples as lists, turns as objects."""
+    record: Record = {entry.name: getattr(trajectory, entry.name) for entry in fields(Trajectory)}
+    prompt = trajectory.prompt
+    return record | {
+        "prompt": prompt if isinstance(prompt, str) else [dict(message) for message in prompt],
+        "columns": dict(trajectory.columns),
+        "turns": [_turn_record(turn) for turn in trajectory.turns],
+        "rewards": dict(trajectory.rewards),
+        "dropped": None if trajectory.dropped is None else str(trajectory.dropped),
+    }
+
+
+def from_record(record: Mapping[str, Any]) -> Trajectory:
+    """What `as_record` made a record of; keys that are no field are left out, KeyError for a field that is missing."""
+    values = {entry.name: record[entry.name] for entry in fields(Trajectory)}
+    prompt, dropped = values["prompt"], values["dropped"]
+    values["prompt"] = prompt if isinstance(prompt, str) else tuple(prompt)
+    values["turns"] = tuple(_turn(turn) for turn in values["turns"])
+    values["dropped"] = None if dropped is None else Dropped(dropped)
+    return Trajectory(**values)
+
+
+def group_record(group: Group) -> Record:
+    """A group as a plain object."""
+    return {"prompt_id": group.prompt_id, "trajectories": [as_record(one) for one in group.trajectories]}
+
+
+def group_of(record: Mapping[str, Any]) -> Group:
+    """What `group_record` made a record of."""
+    return Group(record["prompt_id"], tuple(from_record(one) for one in record["trajectories"]))
+
+
+def to_json(value: Any) -> str:
+    """Compact JSON; what JSON does not have as its text."""
+    return json.dumps(value, default=str, separators=(",", ":"))
+
+
+def _turn_record(turn: Turn) -> Record:
+    record: Record = {entry.name: getattr(turn, entry.name) for entry in fields(Turn)}
+    lists = {name: list(record[name]) for name in _TUPLES}
+    return record | lists | {"stop_reason": str(turn.stop_reason)}
+
+
+def _turn(record: Mapping[str, Any]) -> Turn:
+    values: Record = {entry.name: record[entry.name] for entry in fields(Turn)}
+    tuples = {name: tuple(values[name]) for name in _TUPLES}
+    return Turn(**values | tuples | {"stop_reason": StopReason(values["stop_reason"])})
+
+
+_TUPLES = ("prompt_ids", "completion_ids", "logprobs")

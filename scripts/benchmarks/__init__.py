@@ -1,0 +1,1 @@
+"""What `scripts/benchmark` measures: one file a subject, and what the subjects share."""

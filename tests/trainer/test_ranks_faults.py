@@ -1,0 +1,138 @@
+"""One rank's failure is everybody's, soon and with the cause; a pre-empted job leaves a checkpoint (real processes)."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from posttrain.config.schema import TrackingSettings, TrainingSettings
+from posttrain.errors import UserError
+from posttrain.trainer.distributed import make_accelerator
+
+CPU_2 = Path(__file__).parents[2] / "recipes" / "launch" / "cpu_2.yaml"
+DEADLINE_SECONDS = 60  # a launcher gives its ranks 30
+WHOLE_SECONDS = 300
+
+_RANK_REWARD = '''
+"""A reward that fails on the second rank."""
+import os
+
+def of_rank(completion: str) -> float:
+    """0, except on rank 1."""
+    if os.environ["RANK"] == "1":
+        raise ValueError("no grader on this machine")
+    return 0.0
+'''
+
+
+class Job:
+    """`posttrain train` on two ranks; `pids`: of the ranks."""
+
+    def __init__(self, recipe: Path, output: Path, *more: str) -> None:
+        launcher = ["accelerate.commands.launch", "--config_file", str(CPU_2), "--main_process_port", "0"]
+        run = ["-m", "posttrain", "train", str(recipe), "--output", str(output), *more]
+        self.output = output
+        self.log = output.with_suffix(".log").open("w+")
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "POSTTRAIN_PATH": str(recipe.parent)}
+        command = [sys.executable, "-m", *launcher, *run]
+        self.process = subprocess.Popen(command, env=environment, stdout=self.log, stderr=subprocess.STDOUT)
+
+    @property
+    def printed(self) -> str:
+        self.log.seek(0)
+        return self.log.read()
+
+    @property
+    def pids(self) -> list[int]:
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return [int(pid) for pid in children if b"posttrain" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+    def after_steps(self, number: int) -> None:
+        metrics = self.output / "metrics.jsonl"
+        while not (metrics.exists() and len(metrics.read_text().splitlines()) >= number):
+            assert self.process.poll() is None, self.printed
+            time.sleep(0.05)
+
+    def status(self, within_seconds: float = WHOLE_SECONDS) -> int:
+        """The launcher's, once all ranks have ended."""
+        pids = self.pids if self.process.poll() is None else []
+        status = self.process.wait(timeout=within_seconds)
+        assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+        return status
+
+
+@pytest.fixture
+def recipe(tiny_recipe: dict[str, Any], write_recipe: Callable[..., Path], tmp_path: Path) -> Path:
+    """Far too many steps, and no checkpoint but those that are asked for."""
+    (tmp_path / "rewards").mkdir()
+    (tmp_path / "rewards" / "of_rank.py").write_text(_RANK_REWARD)
+    tiny_recipe["training"]["steps"] = 100_000
+    tiny_recipe["checkpoint"] = {"every_steps": 0}
+    return write_recipe(tiny_recipe)
+
+
+def test_a_killed_rank_ends_the_job(recipe: Path, tmp_path: Path) -> None:
+    job = Job(recipe, tmp_path / "run")
+    job.after_steps(2)
+    os.kill(job.pids[1], signal.SIGKILL)
+    assert job.status(DEADLINE_SECONDS) != 0
+    assert "the run failed: rank 0 of 2 lost the others" in job.printed
+    assert "Signal 9 (SIGKILL)" in job.printed
+
+
+def test_a_failing_rank_ends_the_job_with_its_message(
+    tiny_recipe: dict[str, Any], recipe: Path, write_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    tiny_recipe["rewards"] = [{"name": "of_rank"}]
+    tiny_recipe["rollout"]["max_failure_rate"] = 0.1
+    job = Job(write_recipe(tiny_recipe), tmp_path / "run")
+    assert job.status() != 0
+    assert "no grader on this machine" in job.printed
+    assert not (tmp_path / "run" / "final").exists()
+
+
+def test_preemption_leaves_one_checkpoint_to_resume_from(recipe: Path, tmp_path: Path) -> None:
+    """The signal reaches launcher and ranks, as a scheduler sends it; the launcher passes its own on."""
+    job = Job(recipe, tmp_path / "run")
+    job.after_steps(2)
+    for pid in [job.process.pid, *job.pids]:
+        os.kill(pid, signal.SIGTERM)
+    assert job.status() != 0
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
+    step = json.loads((checkpoint / "state.json").read_text())["step"]
+    assert f"stopped by SIGTERM after step {step}; go on with:" in job.printed
+    resumed = Job(recipe, tmp_path / "run", "--resume", f"training.steps={step + 1}")
+    assert resumed.status() == 0
+    assert f"resuming at step {step} of {step + 1}" in resumed.printed
+
+
+def test_a_rank_that_never_comes_is_not_waited_for_longer_than_said(recipe: Path, tmp_path: Path) -> None:
+    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    command = [sys.executable, "-m", "posttrain", "train", str(recipe), "--output", str(tmp_path / "run")]
+    result = subprocess.run(
+        [*command, "training.collective_timeout_seconds=2"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | ranks,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=WHOLE_SECONDS,
+    )
+    assert result.returncode == 1
+    assert "the run failed: rank 0 of 2 lost the others" in result.stderr
+    assert "training.collective_timeout_seconds (2)" in result.stderr
+
+
+def test_the_first_fsdp_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "1")
+    with pytest.raises(UserError, match="the launch file says fsdp_version 1; allowed: 2, as in recipes/launch"):
+        make_accelerator(TrainingSettings(), TrackingSettings(), tmp_path)
