@@ -70,7 +70,7 @@ def _unused_in_curriculum(recipe: Recipe, algorithm: Algorithm) -> dict[str, str
         return {}
     if "rollouts" not in algorithm.sources or not algorithm.grades_rollouts:
         return {"curriculum": f"algorithm {algorithm.name!r} grades no rollouts, and pass rates are theirs"}
-    found = {}
+    found: dict[str, str] = {}
     for keys, strategy in ((("bounds", "weights"), "buckets"), (("target", "width"), "target")):
         if settings.strategy != strategy:
             found |= dict.fromkeys((f"curriculum.{key}" for key in keys), f"it belongs to `strategy: {strategy}`")

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 DEFAULT_CHUNK_BYTES = 256 << 20
-_CACHED_ELEMENTS = 1 << 18
+CACHED_ELEMENTS = 1 << 18
 
 
 class TokenLogprobs(NamedTuple):
@@ -139,7 +139,7 @@ class _TokenLogprobs(torch.autograd.Function):
 
 def _pieces(logits: Tensor, start: int) -> Iterator[tuple[slice, Tensor]]:
     """Rows of logits [R, V], from token `start` on, that stay in a CPU's cache together; all of them on a GPU."""
-    rows = max(1, _CACHED_ELEMENTS // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
+    rows = max(1, CACHED_ELEMENTS // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
     for first in range(0, len(logits), max(1, rows)):
         piece = logits[first : first + rows]
         yield slice(start + first, start + first + len(piece)), piece

@@ -20,6 +20,9 @@ import torch
 from torch import Tensor
 
 MANIFEST = "manifest.json"
+REFUSED = "weights refused:"
+"""How the error of a reader begins that could not load a version."""
+
 _FILE_BYTES = 1 << 30
 _KEPT = 2  # the current version, and the one that a slow reader may still be reading
 

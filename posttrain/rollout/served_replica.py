@@ -12,7 +12,7 @@ import aiohttp
 
 from posttrain.config.schema import ServedSettings
 from posttrain.errors import RunError
-from posttrain.rollout.publish import Published
+from posttrain.rollout.publish import REFUSED, Published
 from posttrain.rollout.server_process import ServerProcess
 
 LOADING = "loading"
@@ -52,7 +52,8 @@ class Replica:
 
     async def describe(self, session: aiohttp.ClientSession) -> dict[str, Any]:
         """Its precision and window, as `server_worker` tells them."""
-        return await self._of_worker(session, "posttrain_describe", [], self.settings.health_seconds)
+        found: dict[str, Any] = await self._of_worker(session, "posttrain_describe", [], self.settings.health_seconds)
+        return found
 
     async def running(self, session: aiohttp.ClientSession) -> str:
         """The label of the weights that it runs, by its own account: its engine must be alive to say it."""
@@ -64,9 +65,7 @@ class Replica:
         self.label = None
         seconds = self.settings.sync_seconds
         await self._say(session, LOADING)
-        answer = await self._of_worker(session, "posttrain_load", [place, published.digest, str(seconds)], seconds)
-        if "error" in answer:
-            raise ReplicaError(f"it could not load policy version {published.version}: {answer['error']}", refused=True)
+        await self._of_worker(session, "posttrain_load", [place, published.digest, str(seconds)], seconds)
         await self._say(session, published.label)
         self.label = published.label
 
@@ -99,20 +98,20 @@ class Replica:
 
     async def _of_worker(
         self, session: aiohttp.ClientSession, method: str, arguments: list[str], seconds: float
-    ) -> dict[str, Any]:
-        """A method of its workers: the first's answer, or that of one that failed."""
+    ) -> Any:
+        """A method of its workers: the first one's answer; ReplicaError where any of them fails."""
         body = {"method": method, "args": arguments}
         try:
             found = await self._call(session, "POST", "/collective_rpc", seconds, body)
         except ReplicaError as error:
-            if error.refused:
-                text = (
-                    "; allowed: a server that `posttrain serve` has started, or the line of `posttrain doctor --recipe`"
-                )
-                raise ReplicaError(f"{error}{text}", refused=True) from error
+            text = str(error)
+            if REFUSED in text:
+                raise ReplicaError(text[text.index(REFUSED) :], refused=True) from error
+            if error.refused or method in text:
+                allowed = "a server that `posttrain serve` has started, or the line of `posttrain doctor --recipe`"
+                raise ReplicaError(f"{text}; allowed: {allowed}", refused=True) from error
             raise
-        answers: list[dict[str, Any]] = found["results"]
-        return next((one for one in answers if "error" in one), answers[0])
+        return found["results"][0]
 
     async def _call(
         self, session: aiohttp.ClientSession, method: str, path: str, seconds: float, body: Any = None

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from posttrain.rollout.publish import at_hand, read_weights, verified_files
+from posttrain.rollout.publish import REFUSED, at_hand, read_weights, verified_files
 from posttrain.rollout.vllm_weights import replace_weights
 
 if not torch.cuda.is_available() and torch.cpu._is_amx_tile_supported():
@@ -25,14 +25,13 @@ class ReplicaWorker:
         config: Any = self.model_runner.model_config  # type: ignore[attr-defined] # the worker's
         return {"dtype": str(config.dtype).removeprefix("torch."), "window": config.max_model_len}
 
-    def posttrain_load(self, place: str, digest: str, seconds: str) -> dict[str, Any]:
-        """Load the version at `place`, a directory or a URL, whose digest this is; an error comes back as text.
+    def posttrain_load(self, place: str, digest: str, seconds: str) -> None:
+        """Load the version at `place`, a directory or a URL, whose digest this is.
 
-        Where a file is not as published nothing is changed.
+        RuntimeError, which begins with `REFUSED`, where that fails; where a file is not as published nothing is changed.
         """
         try:
             with at_hand(place, digest, float(seconds)) as directory:
                 replace_weights(self, read_weights(verified_files(directory, digest)))
-        except Exception as error:  # of this process, for the one that asked
-            return {"error": f"{type(error).__name__}: {error}"}
-        return {}
+        except Exception as error:  # shown where the trainer runs
+            raise RuntimeError(f"{REFUSED} {type(error).__name__}: {error}") from error

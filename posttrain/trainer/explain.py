@@ -93,10 +93,10 @@ def _sentence(warning: Mapping[str, Any]) -> str:
 
 
 def _values(loaded: LoadedRecipe) -> Iterator[tuple[str, Any]]:
-    """The settings of the algorithm, the weights of the rewards, and `SHOWN`, as far as they are read and not null."""
+    """Settings of algorithm and curriculum, weights of rewards, and `SHOWN`, as far as they are read and not null."""
     values = {path: value for path, value in loaded.values() if path not in loaded.unused and value is not None}
     for path, value in values.items():
-        if path.startswith(("algorithm.", "rewards.")) and path != "algorithm.name":
+        if path.startswith(("algorithm.", "curriculum.", "rewards.")) and path != "algorithm.name":
             yield path, value
     yield from ((path, values[path]) for path in SHOWN if path in values)
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from posttrain.data.collate import collate
 from posttrain.data.plan import microbatches
 from posttrain.errors import UserError
 from posttrain.estimator import Algorithm
+from posttrain.models import head
 from posttrain.models.critic import Critic
 from posttrain.models.load import empty_model
 from posttrain.models.lora import add_lora
@@ -160,7 +162,7 @@ def trace_update(
     plan = microbatches(sequences, budget_tokens, couples, **options)
     rows = max((collate([sequences[i] for i in batch], **options) for batch in plan[:4]), key=_size)
     trained = [name for name, p in policy.named_parameters() if p.requires_grad]
-    with without_data() as live:
+    with coarse_pieces(), without_data() as live:
         for module in (policy, *([] if policy.teacher is None else [policy.teacher.model])):
             materialise(module)
         start = live.now
@@ -182,6 +184,20 @@ def trace_update(
     chunk = row * min(rows.action_ids.numel(), max(1, policy.chunk_bytes // row))
     num_rows, num_tokens = rows.input_ids.shape
     return Trace(scoring, activations, num_rows, num_tokens, chunk)
+
+
+@contextmanager
+def coarse_pieces() -> Iterator[None]:
+    """Within it the head walks over its chunks in larger pieces than a CPU's cache likes, on CUDA in none.
+
+    Piece by piece a large vocabulary would take minutes to trace; a few times 32 MiB is the price.
+    """
+    kept = head.CACHED_ELEMENTS
+    head.CACHED_ELEMENTS = sys.maxsize if torch.cuda.is_available() else max(kept, 1 << 23)
+    try:
+        yield
+    finally:
+        head.CACHED_ELEMENTS = kept
 
 
 def fullest_step(recipe: Recipe, algorithm: Algorithm, num_ranks: int, config: Any) -> list[TokenSequence]:

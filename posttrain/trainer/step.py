@@ -161,6 +161,7 @@ def score(
     policy.eval()
     options = row_options(policy)
     plan = microbatches(sequences, tokens_per_microbatch, "", **options)
+    num_passes = largest_over_ranks(accelerator, len(plan))  # asked before the first: a pass is a collective too
     for rows in plan:
         part = [sequences[row] for row in rows]
         found = policy(collate(part, **options).to(accelerator.device))
@@ -169,7 +170,7 @@ def score(
             for row, own in zip(rows, values.cpu().split([s.num_actions for s in part]), strict=True):
                 changes: dict[str, Any] = {name: tuple(own.tolist())}
                 scored[row] = replace(scored[row], **changes)
-    for _ in range(largest_over_ranks(accelerator, len(plan)) - len(plan)):  # sharded weights are gathered together
+    for _ in range(num_passes - len(plan)):  # sharded weights are gathered together
         policy(collate([_NOTHING], **options).to(accelerator.device))
     if hasattr(policy, "reshard"):  # FSDP2 leaves what is outside the layers whole until a backward pass
         policy.reshard()

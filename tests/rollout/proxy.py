@@ -36,7 +36,7 @@ class Proxy:
 
     def stop(self) -> None:
         """For good."""
-        self.shut()
+        self._do(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
 
     def _do(self, work: Coroutine[Any, Any, None]) -> None:
@@ -51,6 +51,13 @@ class Proxy:
             self._server.close()
         for writer in [*self._writers]:
             writer.transport.abort()
+
+    async def _end(self) -> None:
+        await self._shut()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection(self._target.hostname, self._target.port)

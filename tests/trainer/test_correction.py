@@ -117,11 +117,25 @@ def test_the_objective_says_so(recipe: dict[str, Any], write_recipe: WriteRecipe
     assert "rollout.correction_cap" not in found["values"]
 
 
-def test_old_logprobs_of_the_sampler(recipe: dict[str, Any], write_recipe: WriteRecipe, tmp_path: Path) -> None:
+VARIED = '''
+"""A reward that differs from completion to completion."""
+
+def varied(completion: str) -> float:
+    """0 or 1."""
+    return float(sum(map(ord, completion)) % 4 == 0)
+'''
+
+
+def test_old_logprobs_of_the_sampler(
+    recipe: dict[str, Any], write_recipe: WriteRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The ratio begins at what was sampled: 1 where nothing is stale, and else away from it before the first update."""
     recipe["rollout"] |= {"old_logprobs": "sampler", "max_staleness": 1}
     recipe["training"] |= {"learning_rate": 0.01}
-    recipe["algorithm"] = GRPO | {"kl_weight": 0.5}
+    (tmp_path / "rewards").mkdir()
+    (tmp_path / "rewards" / "varied.py").write_text(VARIED)
+    monkeypatch.setenv("POSTTRAIN_PATH", str(tmp_path))
+    recipe["rewards"] = [{"name": "varied"}]
     train(load_recipe(write_recipe(recipe)), tmp_path / "run")
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert rows[0]["policy/kl_k3"] == pytest.approx(0, abs=1e-9)

@@ -26,7 +26,7 @@ from posttrain.models.tokenizer import load_tokenizer
 from posttrain.trainer.corrected import algorithm_of
 from posttrain.trainer.launch_plan import Launch
 from posttrain.trainer.live_bytes import LiveBytes, materialise, without_data
-from posttrain.trainer.memory import Prediction, compared, explain_memory, predict, trace_update
+from posttrain.trainer.memory import Prediction, coarse_pieces, compared, explain_memory, predict, trace_update
 from posttrain.trainer.memory_meter import MemoryMeter
 from posttrain.trainer.optimizer import make_optimizer, state_bytes
 
@@ -85,7 +85,7 @@ def test_the_head_needs_a_few_chunks_and_not_all_logits() -> None:
     with torch.device("meta"):
         layer = nn.Linear(64, vocabulary, bias=False)
     ids, temperatures = torch.arange(num_tokens), torch.ones(num_tokens)
-    with without_data() as live:
+    with coarse_pieces(), without_data() as live:
         materialise(layer)
         hidden = torch.empty(num_tokens, 64, requires_grad=True)
         start = live.now
