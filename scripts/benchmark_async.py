@@ -18,7 +18,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -103,7 +103,7 @@ def _replica(cores: Sequence[int]) -> Iterator[str]:
         free.close()
         recipe, log = Path(directory) / "recipe.yaml", Path(directory) / "log"
         recipe.write_text(json.dumps(RECIPE))
-        served = ["rollout.engine=vllm", "rollout.mode=served"]
+        served = ["rollout.engine=vllm", "rollout.mode=served", f"rollout.servers=[http://127.0.0.1:{port}]"]
         command = [sys.executable, "-m", "posttrain", "serve", "--port", str(port), str(recipe), *served]
         with log.open("w") as file:
             process = subprocess.Popen(
@@ -113,7 +113,8 @@ def _replica(cores: Sequence[int]) -> Iterator[str]:
             _until_it_answers(f"http://127.0.0.1:{port}/health", process, log)
             yield f"http://127.0.0.1:{port}"
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # where it could not start
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 

@@ -19,7 +19,7 @@ WORKS = {
     "sft": ["SFT, 32 x 2-64 tokens, to TRL without", "SFT, 32 x 2-64 tokens, to TRL with packing"],
     "dpo": ["DPO, 8 pairs"],
     "step": ["SFT, 64 x", "SFT, 32 x", "SFT, 8 x", "GRPO, 4 x 8"],
-    "memory": ["peak memory of GRPO, 4 x 8"],
+    "memory": ["peak memory of GRPO, 2 x 8"],
     "scaling": ["tokens", "group size", "vocabulary", "ranks"],
 }
 CALLS = [["update", "sft", "dpo", "step"], ["memory"], ["scaling"]]

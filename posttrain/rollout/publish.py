@@ -104,7 +104,10 @@ def read_manifest(content: bytes, digest: str) -> dict[str, str]:
 
 
 def verified_files(directory: Path, digest: str) -> list[Path]:
-    """The weight files of a published version, every byte checked; BadWeightsError where one is not as published."""
+    """The weight files of a published version, every byte checked; BadWeightsError where one is not as published.
+
+    Messages name files without their directory: vLLM's server strikes paths out of what it answers.
+    """
     try:
         digests = read_manifest((directory / MANIFEST).read_bytes(), digest)
         for name, expected in digests.items():
@@ -112,10 +115,9 @@ def verified_files(directory: Path, digest: str) -> list[Path]:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != expected:
                 size = (directory / name).stat().st_size
-                text = f"{directory / name} ({size} bytes) has SHA-256 {found}, published was {expected}"
-                raise BadWeightsError(text)
+                raise BadWeightsError(f"{name} ({size} bytes) has SHA-256 {found}, published was {expected}")
     except OSError as error:
-        raise BadWeightsError(f"{directory}: {error.strerror or error}") from error
+        raise BadWeightsError(f"{Path(error.filename or directory).name}: {error.strerror or error}") from error
     return [directory / name for name in digests]
 
 

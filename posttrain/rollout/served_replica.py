@@ -65,7 +65,11 @@ class Replica:
         self.label = None
         seconds = self.settings.sync_seconds
         await self._say(session, LOADING)
-        await self._of_worker(session, "posttrain_load", [place, published.digest, str(seconds)], seconds)
+        try:
+            await self._of_worker(session, "posttrain_load", [place, published.digest, str(seconds)], seconds)
+        except ReplicaError as error:
+            text = f"policy version {published.version} at {place}: {error}"
+            raise ReplicaError(text, refused=error.refused) from error
         await self._say(session, published.label)
         self.label = published.label
 

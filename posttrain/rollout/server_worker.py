@@ -28,7 +28,7 @@ class ReplicaWorker:
     def posttrain_load(self, place: str, digest: str, seconds: str) -> None:
         """Load the version at `place`, a directory or a URL, whose digest this is.
 
-        RuntimeError, which begins with `REFUSED`, where that fails; where a file is not as published nothing is changed.
+        RuntimeError, with `REFUSED` in front, where that fails; where a file is not as published nothing is changed.
         """
         try:
             with at_hand(place, digest, float(seconds)) as directory:

@@ -13,7 +13,7 @@ from benchmarks.probe import Found, Probe, measure
 from benchmarks.workloads import GROUP_SIZE, SCALES
 
 VOCABULARIES = {"toy": 2048, "small": 151_936}
-SHAPES = ((4, 512, 16, 128), (8, 32, 16, 256))
+SHAPES = ((2, 512, 16, 128), (4, 32, 16, 256))
 """Groups, prompt, shortest and longest completion."""
 
 
