@@ -5,16 +5,42 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from posttrain.data.examples import Example, Examples
-from posttrain.trajectory import Prompt
+from posttrain.data.ngrams import normalised, overlaps
+from posttrain.trajectory import Message, Prompt
 
 
 def question(prompt: Prompt) -> str:
-    """What a prompt asks: its text, or its last message's, in lower case and with single spaces."""
-    text = prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
-    return " ".join(text.lower().split())
+    """What a prompt asks: its text, or its last message's, without case (NFKC) and with single spaces."""
+    return normalised(prompt if isinstance(prompt, str) else content(prompt[-1]))
 
 
-def without(examples: Examples, held_out: Iterable[Example]) -> Examples:
-    """The examples that ask nothing which an example of `held_out` asks; reads every prompt once."""
-    asked = {question(example.prompt) for example in held_out}
-    return examples.only([index for index in range(len(examples)) if question(examples[index].prompt) not in asked])
+def content(message: Message) -> str:
+    """The text of a message, of its parts where it has several."""
+    found = message.get("content") or ""
+    parts = [found] if isinstance(found, str) else [str(part.get("text", "")) for part in found]
+    return "\n".join(parts)
+
+
+def problem(item: Example) -> str:
+    """What an item of a benchmark asks, without the benchmark's instructions where its row has them apart."""
+    own = item.columns.get("problem")
+    return own if isinstance(own, str) else question(item.prompt)
+
+
+def apart(examples: Examples, held_out: Iterable[Example]) -> tuple[Examples, list[str]]:
+    """The examples that ask nothing which an item of `held_out` asks, and the ids of those that come close.
+
+    Left out: the same question with the benchmark's instructions or without. Close, and still there: 13 words in a row
+    shared with an item (`ngrams.overlaps`). Reads every prompt once.
+    """
+    items = list(held_out)
+    asked = {question(item.prompt) for item in items} | {normalised(problem(item)) for item in items}
+    kept: list[int] = []
+    texts: list[str] = []
+    for index in range(len(examples)):
+        text = question(examples[index].prompt)
+        if text not in asked:
+            kept.append(index)
+            texts.append(text)
+    found = examples.only(kept)
+    return found, [found[one.text].id for one in overlaps(texts, [problem(item) for item in items])]

@@ -8,7 +8,7 @@ as in transformers' training loop. What comes before is not timed: collating, an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -18,11 +18,14 @@ from benchmarks.ours import TRAINING, fresh_model, tokenizer
 from benchmarks.workloads import GROUP_SIZE, Scale, split
 from posttrain.batch import TokenSequence
 
+_OUTPUT = TemporaryDirectory(prefix="benchmark_")
+"""Where trainers would write; it goes when the process does."""
+
 
 def settings(scale: Scale, mixed: str, **beside: Any) -> dict[str, Any]:
     """Settings of all three trainers: what the other side does too, and no reports."""
     return {
-        "output_dir": mkdtemp(prefix="benchmark_"),
+        "output_dir": _OUTPUT.name,
         "use_cpu": not torch.cuda.is_available(),
         "bf16": mixed == "bf16",
         "gradient_checkpointing": False,

@@ -41,7 +41,7 @@ def test_unpacked_settings_are_checked_and_only_passed_where_given(tmp_path):
     assert catalog.build("rewards", "shared_part", {"width": 2}) == (1, {"width": 2})
     with pytest.raises(RecipeError, match="width: 'two' is not allowed; allowed: an integer"):
         catalog.check("rewards", "shared_part", {"width": "two"})
-    with pytest.raises(RecipeError, match="unknown key .* did you mean 'title'"):
+    with pytest.raises(RecipeError, match=r"unknown key .* did you mean 'title'"):
         catalog.check("rewards", "shared_part", {"titel": "x"})
 
 
