@@ -1,4 +1,4 @@
-"""The command line: train, eval, rollout, serve, explain, report, list, doctor.
+"""The command line: train, eval, rollout, curate, demonstrate, serve, explain, report, list, doctor.
 
 Exit status: 0 done; 2 a mistake in what the user gave (one message, no traceback); 1 a failure of the run; 128 + the
 signal's number where a signal stopped it. Heavy packages are imported by the command that needs them.
@@ -49,6 +49,22 @@ class Kind(StrEnum):
     BENCHMARKS = "benchmarks"
     RECIPES = "recipes"
     PARTS = "parts"
+
+
+class DataKind(StrEnum):
+    """What the rows are that `curate` reads."""
+
+    PROMPTS = "prompts"
+    DEMONSTRATIONS = "demonstrations"
+    PREFERENCES = "preferences"
+    TRAJECTORIES = "trajectories"
+
+
+class Baseline(StrEnum):
+    """What a trajectory's reward is compared with: the mean of its prompt's, or nothing."""
+
+    GROUP = "group"
+    NONE = "none"
 
 
 @app.command()
@@ -111,6 +127,75 @@ def rollout(
     from posttrain.trainer.play import play
 
     play(loaded.recipe, count)
+
+
+@app.command()
+def curate(
+    source: Annotated[str, typer.Argument(help="A file, a hub dataset, reasoning_gym or, of trajectories, a run.")],
+    output: Annotated[Path, typer.Argument(help="The .jsonl or .parquet file to write.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="The source's, as in a recipe: columns.prompt=question")
+    ] = None,
+    kind: Annotated[DataKind, typer.Option(help="What its rows are.")] = DataKind.PROMPTS,
+    tokenizer: Annotated[str | None, typer.Option(help="Count characters per token of this one.")] = None,
+    min_characters: Annotated[float | None, typer.Option(help="Fewest characters per token.")] = None,
+    max_characters: Annotated[float | None, typer.Option(help="Most characters per token.")] = None,
+    exact: Annotated[bool, typer.Option(help="Leave out exact duplicates.")] = True,
+    near: Annotated[float, typer.Option(help="Leave out near duplicates from this overlap on; 0: none.")] = 0.8,
+    any_numbers: Annotated[bool, typer.Option("--any-numbers", help="Also where their numbers differ.")] = False,
+    against: Annotated[
+        list[str] | None, typer.Option(help="Leave out what a benchmark asks: NAME, NAME=FILE, or all; repeatable.")
+    ] = None,
+    ngram: Annotated[int, typer.Option(min=1, help="Words in a row that may not be shared with it.")] = 13,
+    pass_rate_run: Annotated[
+        str | None, typer.Option(help="A run whose rollouts say how often prompts are solved.")
+    ] = None,
+    pass_rate_column: Annotated[str | None, typer.Option(help="A column that says so.")] = None,
+    min_pass_rate: Annotated[float, typer.Option(min=0, max=1)] = 0.0,
+    max_pass_rate: Annotated[float, typer.Option(min=0, max=1)] = 1.0,
+    buckets: Annotated[str, typer.Option(help="Bounds between buckets of pass rates.")] = "0.2,0.4,0.6,0.8",
+    sample: Annotated[int | None, typer.Option(min=1, help="Draw so many trajectories, the better ones more.")] = None,
+    beta: Annotated[float, typer.Option(help="Weights are exp(advantage / beta), at most 20.")] = 1.0,
+    baseline: Annotated[Baseline, typer.Option(help="What a reward is compared with.")] = Baseline.GROUP,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Filter data (obfuscated text, duplicates, a benchmark's questions, pass rates) and report what was removed."""
+    from posttrain.curation.asked import Filters, parse_buckets
+    from posttrain.curation.curate import curate as run
+    from posttrain.curation.curate import source_settings
+
+    asked = Filters(
+        tokenizer=tokenizer, min_characters=min_characters, max_characters=max_characters, exact=exact, near=near,
+        any_numbers=any_numbers, against=tuple(against or ()), ngram=ngram, pass_rate_run=pass_rate_run,
+        pass_rate_column=pass_rate_column, min_pass_rate=min_pass_rate, max_pass_rate=max_pass_rate,
+        buckets=parse_buckets(buckets), sample=sample, beta=beta, baseline=baseline.value, seed=seed,
+    )  # fmt: skip
+    print(run(source_settings(source, settings or []), kind.value, output, asked).text())
+
+
+@app.command()
+def demonstrate(
+    documents: Annotated[str, typer.Argument(help="A file or hub dataset with a text a row.")],
+    output: Annotated[Path, typer.Argument(help="The .jsonl file of demonstrations to write.")],
+    model: Annotated[str, typer.Option(help="The model that writes: a directory or hub id.")],
+    settings: Annotated[list[str] | None, typer.Argument(help="The documents', as in a recipe.")] = None,
+    template: Annotated[
+        Path | None, typer.Option(help="A file with the prompt, {column} for what is in a document's column.")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="transformers or vllm.")] = "transformers",
+    samples: Annotated[int, typer.Option(min=1, help="Answers per document.")] = 1,
+    temperature: Annotated[float, typer.Option(min=0)] = 0.7,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Of an answer.")] = 1024,
+    action: Annotated[str | None, typer.Option(help="A regular expression that each action must match.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Turn documents for people, such as tutorials, into demonstrations for agents, with a model."""
+    from posttrain.curation.curate import source_settings
+    from posttrain.curation.demonstrate import TEMPLATE, Writer
+    from posttrain.curation.demonstrate import demonstrate as run
+
+    writer = Writer(model, template or TEMPLATE, engine, samples, temperature, max_tokens, action, seed)
+    print(run(source_settings(documents, settings or []), output, writer).text())
 
 
 @app.command(context_settings={"ignore_unknown_options": True})

@@ -46,7 +46,7 @@ RECIPE: dict[str, Any] = {
         "path": "reasoning_gym",
         "config": {"dataset": "chain_sum", "size": 1024, "seed": 1, "min_terms": 2, "max_terms": 3, "max_digits": 2},
     },
-    "rewards": [{"name": "length_budget"}],
+    "rewards": [{"name": "regex_match", "expression": "[aeiou0-9]{2}", "whole": False}],
     "rollout": {"group_size": 8, "max_tokens": 64, "reward_workers": 1},
     "training": {"steps": 12, "prompts_per_step": 16, "learning_rate": 1e-4},
     "checkpoint": {"every_steps": 0},

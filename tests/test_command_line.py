@@ -176,6 +176,17 @@ def test_doctor_measures_a_recipes_noise(
     assert "Learning rate 0 for 1 steps: 16 sequences" in printed
 
 
+def test_serve_takes_recipes_and_models(posttrain: Command, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    for words, expected in (
+        (("nowhere.yaml",), "nowhere.yaml"),
+        ((str(tmp_path), "training.steps=1"), "'training.steps=1' changes a recipe, and"),
+        ((str(tmp_path),), "no readable config.json there"),
+    ):
+        status, _, said = posttrain("serve", *words, "--tensor-parallel-size", "2")
+        assert status == 2 and expected in said, said
+
+
 def test_doctor_names_versions(posttrain: Command) -> None:
     status, printed, _ = posttrain("doctor")
     assert status == 0

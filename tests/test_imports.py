@@ -20,6 +20,7 @@ LEVELS = (  # lowest first; parts of one level do not import each other
     {"models", "environments", "data", "estimator"},
     {"rollout", "algorithms"},
     {"evaluation"},
+    {"curation"},
     {"trainer"},
     {"doctor"},
     {"__main__"},

@@ -8,7 +8,7 @@ from typing import Any
 
 from posttrain import catalog
 from posttrain.data.held_out import problem
-from posttrain.data.ngrams import Items, Overlap, overlaps
+from posttrain.data.ngrams import Overlap, overlaps, words
 from posttrain.errors import RecipeError, UserError
 from posttrain.evaluation.runner import load_items
 
@@ -58,7 +58,7 @@ def contaminated(texts: Sequence[str], questions: Questions, *, n: int, common: 
 
 def num_short(questions: Questions, n: int) -> int:
     """Items of fewer than n words: only a text that is all of one is found."""
-    return Items(questions.texts, n, len(questions.texts)).num_short
+    return sum(len(words(text)) < n for text in questions.texts)
 
 
 def _read(name: str, path: str | None) -> Questions:

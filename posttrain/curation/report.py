@@ -64,7 +64,7 @@ class Report:
         return "\n".join(lines)
 
 
-def step(name: str, rows: list[Row], removed: Mapping[int, str], **figures: Any) -> tuple[Step, list[Row]]:
+def step(name: str, rows: list[Row], removed: Mapping[int, str], figures: Mapping[str, Any]) -> tuple[Step, list[Row]]:
     """A filter's step and the rows that it leaves; `removed` says why, by place."""
     examples = tuple(
         Removed(rows[place].id, why, excerpt(rows[place].text, 160)) for place, why in list(removed.items())[:_EXAMPLES]
@@ -74,7 +74,7 @@ def step(name: str, rows: list[Row], removed: Mapping[int, str], **figures: Any)
 
 
 def _figures(figures: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {_shown(value)}" for name, value in figures.items())
+    return ", ".join(f"{name} {_shown(value)}" for name, value in figures.items())
 
 
 def _shown(value: Any) -> str:

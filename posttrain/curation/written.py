@@ -12,10 +12,10 @@ from posttrain.errors import DataError, RecipeError, did_you_mean
 SUFFIXES = (".jsonl", ".parquet")
 
 
-def check_output(path: Path) -> None:
+def check_output(path: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
     """RecipeError where `path` cannot be written: another kind of file, one that exists, or no directory for it."""
-    if path.suffix not in SUFFIXES:
-        raise RecipeError(f"{path}: not a file that can be written; {did_you_mean(path.suffix, SUFFIXES)}")
+    if path.suffix not in suffixes:
+        raise RecipeError(f"{path}: not a file that can be written; {did_you_mean(path.suffix, suffixes)}")
     if path.exists():
         raise RecipeError(f"{path}: exists already; allowed: a new file")
     if not path.absolute().parent.is_dir():
@@ -45,6 +45,8 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _line(path: Path, number: int, row: Mapping[str, Any]) -> str:
     try:
-        return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+        text = json.dumps(row, ensure_ascii=False, allow_nan=False)
+        alone = any("\ud800" <= character <= "\udfff" for character in text)  # half a character has no UTF-8
+        return (json.dumps(row) if alone else text) + "\n"
     except (TypeError, ValueError) as error:
         raise DataError(f"{path}: row {number} cannot be written as JSON ({error}); allowed: .parquet") from error

@@ -45,7 +45,7 @@ class Items:
     """The n-grams of a benchmark's items, to be looked up.
 
     What more than `common` items share is a phrase of the benchmark and not counted. An item of fewer than n words is
-    found only where a text is all of it (`normalised`); the number of those is `num_short`.
+    found only where a text is all of it (`normalised`).
     """
 
     def __init__(self, items: Sequence[str], n: int, common: int) -> None:
@@ -53,10 +53,8 @@ class Items:
         self._whole = {normalised(item): index for index, item in reversed(list(enumerate(items)))}
         self._items: dict[str, int] = {}
         counts: Counter[str] = Counter()
-        self.num_short = 0
         for index, item in enumerate(items):
             found = dict.fromkeys(ngrams(item, n))
-            self.num_short += not found
             counts.update(list(found))
             for words_in_a_row in found:
                 self._items.setdefault(words_in_a_row, index)

@@ -122,7 +122,7 @@ def _played(
 ) -> list[Evaluation]:
     """Each benchmark by the model, its completions written to its file."""
     check_engine(engine)
-    sampler, tokenizer, stop_ids = _load(model, engine, seed)
+    sampler, tokenizer, stop_ids = load_engine(model, engine, seed)
     results = []
     for benchmark, rows, file in zip(benchmarks, items, files, strict=True):
         if file.num_completions:
@@ -181,7 +181,7 @@ def _benchmarks(
     return [catalog.build("eval", name, values).with_samples(samples) for name in names]
 
 
-def _load(model: str, engine: str, seed: int) -> tuple[Any, Any, frozenset[int]]:
+def load_engine(model: str, engine: str, seed: int) -> tuple[Any, Any, frozenset[int]]:
     """The engine over the model's weights, the tokenizer, and the tokens that end a completion."""
     import torch
 

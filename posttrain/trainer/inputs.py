@@ -14,7 +14,7 @@ from posttrain.data import pass_rates
 from posttrain.data.chat import Encoded, check_supervision, coloured_sample, encode_demonstration
 from posttrain.data.curriculum import Buckets, Count, Curriculum, Target
 from posttrain.data.examples import Example, Examples
-from posttrain.data.held_out import without
+from posttrain.data.held_out import apart
 from posttrain.data.recorded import read
 from posttrain.data.sources import load_source
 from posttrain.data.stream import Stream
@@ -60,12 +60,17 @@ def load_data(recipe: Recipe, algorithm: Algorithm, tokenizer: Any, held_out: Se
         found = []
         for index, one in enumerate(settings):
             whole = _load(one, kind, index, algorithm, tokenizer)
-            source = without(whole, held_out) if held_out else whole
+            source, close = apart(whole, held_out) if held_out else (whole, [])
             found.append(source)
             skipped = f", {source.num_skipped} bad rows skipped" if source.num_skipped else ""
             evaluated = len(whole) - len(source)
             left_out = f", {evaluated} left out because the evaluation asks them" if evaluated else ""
             lines.append(f"{kind}: {len(source):,} rows from {source.description}{skipped}{left_out}")
+            if close:
+                lines.append(
+                    f"{kind}: {len(close):,} of them share 13 words in a row with what the evaluation asks (the first: "
+                    f"{close[0]}); `posttrain curate --against` leaves such rows out"
+                )
             if not len(source):
                 raise DataError(f"{kind}: {source.description} has no usable row")
             if recipe.curriculum is not None and kind == ("prompts" if recipe.prompts else "demonstrations"):

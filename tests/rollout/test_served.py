@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from posttrain.errors import UserError
 from posttrain.models.weights import named_weights
 from posttrain.rollout.engine import Request, Sampling
 from posttrain.rollout.publish import BadWeightsError, Publisher, at_hand, read_weights, verified_files
+from posttrain.rollout.server_worker import ReplicaWorker
 from tests.rollout.serving import CPU, Servers
 
 LAUNCH = Path(__file__).parents[2] / "recipes" / "launch" / "cpu_2.yaml"
@@ -147,6 +149,32 @@ def test_a_server_of_another_precision_or_a_smaller_window_is_refused(servers: S
     wide = type(model)(type(model.config)(**model.config.to_dict() | {"max_position_embeddings": 128}))
     with pytest.raises(UserError, match=r"takes sequences of 64 tokens; allowed: at least 128"):
         ServedEngine(wide, served(servers=[url]), CPU, Path())
+
+
+@needs_vllm
+def test_the_line_that_doctor_prints_is_one_of_vllms_own(
+    tiny_recipe: dict[str, Any], write_recipe: Callable[..., Path]
+) -> None:
+    from posttrain.config import load_recipe
+    from posttrain.doctor import serving_lines
+    from posttrain.rollout.vllm_process import import_vllm
+
+    tiny_recipe["model"]["config"] |= {"hidden_size": 64, "head_dim": 32}
+    tiny_recipe["rollout"] |= {"engine": "vllm", "mode": "served", "servers": ["http://host:8000"]}
+    lines = serving_lines(load_recipe(write_recipe(tiny_recipe)))
+    words = shlex.split(lines[1].partition(": ")[2])
+    variables, arguments = words[: words.index("vllm")], words[words.index("vllm") + 2 :]
+    assert "VLLM_SERVER_DEV_MODE=1" in variables
+    import_vllm()
+    from vllm.entrypoints.cli.serve import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parsed = make_arg_parser(FlexibleArgumentParser()).parse_args(arguments)
+    assert parsed.model_tag == arguments[0] and (Path(arguments[0]) / "config.json").is_file()
+    assert (parsed.dtype, parsed.max_model_len, parsed.tokens_only) == ("float32", 128, True)
+    assert parsed.worker_extension_cls == f"{ReplicaWorker.__module__}.{ReplicaWorker.__qualname__}"
+    tiny_recipe["rollout"] |= {"replicas": 1, "servers": []}
+    assert serving_lines(load_recipe(write_recipe(tiny_recipe))) == []
 
 
 @needs_vllm

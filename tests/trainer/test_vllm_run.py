@@ -32,7 +32,6 @@ def recipe(tiny_recipe: dict[str, Any], write_recipe: Callable[..., Path]) -> Pa
     tiny_recipe["model"]["config"] |= {"hidden_size": 64, "head_dim": 32}
     tiny_recipe["rollout"] |= {"engine": "vllm", "updates": 2, "dtype": "bfloat16", "batch_tokens": 16_384}
     tiny_recipe["training"] |= {"steps": 4, "learning_rate": 3e-3}
-    tiny_recipe["acknowledge"] = ["sampler_precision"]
     tiny_recipe["tracking"] = {"groups_per_step": 9}
     data = tiny_recipe["demonstrations"]["config"]
     tiny_recipe["evaluation"] = {

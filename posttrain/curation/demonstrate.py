@@ -1,0 +1,151 @@
+"""`posttrain demonstrate`: documents written for people into demonstrations for agents, by a model.
+
+Synatra's pipeline ("Synatra: Turning Indirect Knowledge into Direct Demonstrations for Digital Agents at Scale"): each
+document goes into a prompt, a model answers with a demonstration, answers that are none are left out. What is kept says
+where it comes from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from posttrain import catalog
+from posttrain.config.schema import SourceSettings
+from posttrain.curation.demonstration import NoDemonstrationError, messages_of
+from posttrain.curation.written import check_output
+from posttrain.data.examples import Example
+from posttrain.data.sources import load_source
+from posttrain.errors import RecipeError, did_you_mean
+from posttrain.evaluation.command import ENGINES, load_engine
+from posttrain.rollout.collector import Collector
+from posttrain.rollout.engine import Sampling
+from posttrain.rollout.engines import check_engine
+from posttrain.trajectory import StopReason, Trajectory
+
+TEMPLATE = Path(__file__).with_name("tutorial.txt")
+_COMPLETIONS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Writer:
+    """The model that writes demonstrations, and how it is asked.
+
+    template: a file, a format string over the document's columns. samples: demonstrations asked for of each document.
+    action: a regular expression that every action must match as a whole.
+    """
+
+    model: str
+    template: Path = TEMPLATE
+    engine: str = "transformers"
+    samples: int = 1
+    temperature: float = 0.7
+    max_tokens: int = 1024
+    action: str | None = None
+    seed: int = 0
+
+    def pattern(self) -> re.Pattern[str] | None:
+        """The compiled `action`. RecipeError where it is no regular expression."""
+        try:
+            return None if self.action is None else re.compile(self.action, re.DOTALL)
+        except re.error as error:
+            raise RecipeError(f"--action {self.action!r}: not a regular expression: {error}") from error
+
+
+@dataclass(frozen=True)
+class Written:
+    """Numbers of documents read, of demonstrations written, and of answers that were none, by reason."""
+
+    documents: int
+    demonstrations: int
+    rejected: Counter[str]
+
+    def text(self) -> str:
+        """In words, a line a reason."""
+        total = self.demonstrations + self.rejected.total()
+        first = f"{self.documents:,} documents, {self.demonstrations:,} of {total:,} answers are demonstrations"
+        return "\n".join([first, *(f"  {count:,} not: {why}" for why, count in self.rejected.most_common())])
+
+
+def demonstrate(documents: SourceSettings, output: Path, writer: Writer) -> Written:
+    """Write a demonstration a line to `output` (.jsonl), and every other answer with the reason to OUTPUT.rejected.jsonl.
+
+    A line: `messages` (a recipe's demonstrations), document (its source and row), sample, and in `made_by` model,
+    template (the start of its SHA-256), seed, temperature. Answers that were cut off are none. What is drawn depends on
+    the seed, the document and the sample alone. UserError before the model is loaded for a mistake in what is given.
+    """
+    rejected_file = output.with_suffix(".rejected.jsonl")
+    for file in (output, rejected_file):
+        check_output(file, (".jsonl",))
+    pattern = writer.pattern()
+    sources = load_source(_prompted(documents, writer.template), "prompts")
+    collector = _collector(writer)
+    made_by = {
+        "model": writer.model,
+        "template": hashlib.sha256(writer.template.read_bytes()).hexdigest()[:16],
+        "seed": writer.seed,
+        "temperature": writer.temperature,
+    }
+    kept, reasons = 0, Counter[str]()
+    at_once = max(1, _COMPLETIONS_AT_ONCE // writer.samples)
+    with output.open("w", encoding="utf-8") as good, rejected_file.open("w", encoding="utf-8") as bad:
+        for start in range(0, len(sources), at_once):
+            for example, sample, one in _answers(collector, sources[start : start + at_once], writer):
+                place = {"document": example.id, "sample": sample}
+                try:
+                    line = {"messages": _messages(one, pattern), **place, "made_by": made_by}
+                    good.write(json.dumps(line) + "\n")
+                    kept += 1
+                except NoDemonstrationError as error:
+                    bad.write(json.dumps({**place, "why": str(error), "completion": one.completion}) + "\n")
+                    reasons[str(error).partition(":")[0]] += 1
+            good.flush()
+            bad.flush()
+    return Written(len(sources), kept, reasons)
+
+
+def _prompted(documents: SourceSettings, template: Path) -> SourceSettings:
+    """The documents with the template of the file, as conversations."""
+    if documents.template is not None:
+        raise RecipeError("template: the prompt's is a file; allowed: --template FILE")
+    if not template.is_file():
+        raise RecipeError(f"--template {template}: no such file")
+    return documents.model_copy(update={"template": template.read_text(encoding="utf-8"), "chat": True})
+
+
+def _collector(writer: Writer) -> Collector:
+    """Plays single turns with the writer's model, ungraded."""
+    if writer.samples > 1 and writer.temperature == 0:
+        raise RecipeError(f"--samples {writer.samples} with temperature 0 are all the same; allowed: above 0")
+    if writer.engine not in ENGINES:
+        raise RecipeError(f"--engine {writer.engine!r}: not an engine; {did_you_mean(writer.engine, ENGINES)}")
+    check_engine(writer.engine)
+    engine, tokenizer, stop_ids = load_engine(writer.model, writer.engine, writer.seed)
+    sampling = Sampling(writer.max_tokens, stop_ids, writer.temperature)
+    return Collector(engine, catalog.build("environments", "single_turn", {}), None, tokenizer, sampling)
+
+
+def _answers(
+    collector: Collector, examples: Sequence[Example], writer: Writer
+) -> list[tuple[Example, int, Trajectory]]:
+    """Every answer to some documents, with its document and number."""
+    groups = collector.collect(examples, writer.samples, writer.seed)
+    return [
+        (example, sample, one)
+        for example, group in zip(examples, groups, strict=True)
+        for sample, one in enumerate(group.trajectories)
+    ]
+
+
+def _messages(answer: Trajectory, action: re.Pattern[str] | None) -> list[dict[str, Any]]:
+    if answer.error is not None:
+        raise NoDemonstrationError(f"not sampled: {answer.error}")
+    if answer.stop_reason is StopReason.LENGTH:
+        raise NoDemonstrationError("cut off at max_tokens or the model's window")
+    return [dict(message) for message in messages_of(answer.completion, action)]
