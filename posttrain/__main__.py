@@ -140,8 +140,13 @@ def curate(
     tokenizer: Annotated[str | None, typer.Option(help="Count characters per token of this one.")] = None,
     min_characters: Annotated[float | None, typer.Option(help="Fewest characters per token.")] = None,
     max_characters: Annotated[float | None, typer.Option(help="Most characters per token.")] = None,
-    exact: Annotated[bool, typer.Option(help="Leave out exact duplicates.")] = True,
-    near: Annotated[float, typer.Option(help="Leave out near duplicates from this overlap on; 0: none.")] = 0.8,
+    exact: Annotated[
+        bool | None, typer.Option(help="Leave out exact duplicates; default: unless these are trajectories.")
+    ] = None,
+    near: Annotated[
+        float | None,
+        typer.Option(help="Leave out near duplicates from this overlap on; default: 0.8 among prompts, else 0, none."),
+    ] = None,
     any_numbers: Annotated[bool, typer.Option("--any-numbers", help="Also where their numbers differ.")] = False,
     against: Annotated[
         list[str] | None, typer.Option(help="Leave out what a benchmark asks: NAME, NAME=FILE, or all; repeatable.")

@@ -22,15 +22,19 @@ from posttrain.curation.written import check_output, write_rows
 from posttrain.data import pass_rates
 from posttrain.data.examples import Examples
 from posttrain.data.sources import load_source
+from posttrain.errors import RecipeError
 
 REPORT = ".report.json"
 
 
 def source_settings(path: str, settings: Sequence[str]) -> SourceSettings:
     """The source at `path` with `key=value` settings, as in a recipe; RecipeError for a mistake in them."""
-    values = {**apply(Node({}, COMMAND_LINE), settings).plain, "path": path}
+    values = apply(Node({}, COMMAND_LINE), settings).plain
+    for key, why in (("path", f"it is {path} already"), ("weight", "there is one source, and no mixture")):
+        if key in values:
+            raise RecipeError(f"{key}: {values[key]!r} has no meaning here: {why}; leave it out")
     try:
-        return SourceSettings.model_validate(values)
+        return SourceSettings.model_validate({**values, "path": path})
     except ValidationError as error:
         allowed = SourceSettings.model_fields
         found = catalog.from_validation(error, lambda at, value: catalog.unknown_key(str(at[-1]), value, allowed))
@@ -44,7 +48,7 @@ def curate(source: SourceSettings, kind: str, output: Path, asked: Filters) -> R
     trajectories as prompt, completion, reward, solved and stop_reason. Of duplicates the first stays. UserError before
     the source is read where the output or a filter cannot be used, and as `load_source` and `read_questions`.
     """
-    asked.check(kind)
+    asked = asked.of(kind)
     check_output(output)
     check_output(report_file := output.with_suffix(REPORT), (".json",))
     questions = read_questions(asked.against)

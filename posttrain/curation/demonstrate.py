@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,40 +74,61 @@ class Written:
 
 
 def demonstrate(documents: SourceSettings, output: Path, writer: Writer) -> Written:
-    """Write a demonstration a line to `output` (.jsonl), and every other answer with the reason to OUTPUT.rejected.jsonl.
+    """Write a demonstration a line to `output` (.jsonl); other answers, and why, to .rejected.jsonl beside it.
 
-    A line: `messages` (a recipe's demonstrations), document (its source and row), sample, and in `made_by` model,
-    template (the start of its SHA-256), seed, temperature. Answers that were cut off are none. What is drawn depends on
-    the seed, the document and the sample alone. UserError before the model is loaded for a mistake in what is given.
+    A line: `messages` (a recipe's demonstrations), document (its source and row), sample, and `made_by`: model,
+    template (the start of its SHA-256), seed, temperature, max_tokens, action. Answers that were cut off are none. What
+    is drawn depends on the seed, the document and the sample alone, so that the same command goes on after a kill.
+    UserError before the model is loaded for a mistake in what is given, as where the files are those of another
+    command.
     """
     rejected_file = output.with_suffix(".rejected.jsonl")
     for file in (output, rejected_file):
-        check_output(file, (".jsonl",))
+        check_output(file, (".jsonl",), new=False)
     pattern = writer.pattern()
     sources = load_source(_prompted(documents, writer.template), "prompts")
-    collector = _collector(writer)
     made_by = {
         "model": writer.model,
         "template": hashlib.sha256(writer.template.read_bytes()).hexdigest()[:16],
         "seed": writer.seed,
         "temperature": writer.temperature,
+        "max_tokens": writer.max_tokens,
+        "action": writer.action,
     }
-    kept, reasons = 0, Counter[str]()
+    done = {(row["document"], row["sample"]) for file in (output, rejected_file) for row in _lines(file, made_by)}
+    samples = range(writer.samples)
+    left = [example for example in sources if not done.issuperset((example.id, sample) for sample in samples)]
+    collector = _collector(writer)
     at_once = max(1, _COMPLETIONS_AT_ONCE // writer.samples)
-    with output.open("w", encoding="utf-8") as good, rejected_file.open("w", encoding="utf-8") as bad:
-        for start in range(0, len(sources), at_once):
-            for example, sample, one in _answers(collector, sources[start : start + at_once], writer):
-                place = {"document": example.id, "sample": sample}
-                try:
-                    line = {"messages": _messages(one, pattern), **place, "made_by": made_by}
-                    good.write(json.dumps(line) + "\n")
-                    kept += 1
-                except NoDemonstrationError as error:
-                    bad.write(json.dumps({**place, "why": str(error), "completion": one.completion}) + "\n")
-                    reasons[str(error).partition(":")[0]] += 1
-            good.flush()
-            bad.flush()
-    return Written(len(sources), kept, reasons)
+    with output.open("a", encoding="utf-8") as kept, rejected_file.open("a", encoding="utf-8") as rejected:
+        for start in range(0, len(left), at_once):
+            for example, sample, answer in _answers(collector, left[start : start + at_once], writer):
+                if (example.id, sample) not in done:
+                    found = _found(answer, pattern)
+                    line = {**found, "document": example.id, "sample": sample, "made_by": made_by}
+                    (kept if "messages" in found else rejected).write(json.dumps(line) + "\n")
+            kept.flush()
+            rejected.flush()
+    reasons = Counter(row["why"].partition(":")[0] for row in _lines(rejected_file, made_by))
+    return Written(len(sources), len(_lines(output, made_by)), reasons)
+
+
+def _lines(file: Path, made_by: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the file holds, without a last line that was not written whole. RecipeError where others made it."""
+    if not file.exists():
+        return []
+    content = file.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        file.write_bytes(whole)
+    try:
+        rows: list[dict[str, Any]] = [json.loads(line) for line in whole.splitlines()]
+        others = [row["made_by"] for row in rows if row["made_by"] != made_by]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RecipeError(f"{file}: exists, and was not written by this command; allowed: a new file") from error
+    if others:
+        raise RecipeError(f"{file}: exists, and was made by {others[0]}, not by {made_by}; allowed: a new file")
+    return rows
 
 
 def _prompted(documents: SourceSettings, template: Path) -> SourceSettings:
@@ -143,9 +164,13 @@ def _answers(
     ]
 
 
-def _messages(answer: Trajectory, action: re.Pattern[str] | None) -> list[dict[str, Any]]:
-    if answer.error is not None:
-        raise NoDemonstrationError(f"not sampled: {answer.error}")
-    if answer.stop_reason is StopReason.LENGTH:
-        raise NoDemonstrationError("cut off at max_tokens or the model's window")
-    return [dict(message) for message in messages_of(answer.completion, action)]
+def _found(answer: Trajectory, action: re.Pattern[str] | None) -> dict[str, Any]:
+    """The demonstration's messages; or why there is none, and what was said instead."""
+    try:
+        if answer.error is not None:
+            raise NoDemonstrationError(f"not sampled: {answer.error}")
+        if answer.stop_reason is StopReason.LENGTH:
+            raise NoDemonstrationError("cut off at max_tokens or the model's window")
+        return {"messages": messages_of(answer.completion, action)}
+    except NoDemonstrationError as error:
+        return {"why": str(error), "completion": answer.completion}

@@ -68,7 +68,7 @@ def filters(
     if asked.exact:
         yield "duplicates", _duplicates
     if asked.near:
-        yield "near duplicates", partial(_near_duplicates, asked)
+        yield "near duplicates", partial(_near_duplicates, asked, asked.near)
     for one in questions:
         if one.unread is None:
             yield f"asked by {one.benchmark}", partial(_asked_by, one, asked.ngram)
@@ -88,9 +88,9 @@ def _duplicates(rows: list[Row]) -> Found:
     return Found({place: f"the same as {rows[first].id}" for place, first in same.items()})
 
 
-def _near_duplicates(asked: Filters, rows: list[Row]) -> Found:
+def _near_duplicates(asked: Filters, threshold: float, rows: list[Row]) -> Found:
     texts = [row.text for row in rows]
-    close = near_duplicates(texts, asked.near, same_numbers=not asked.any_numbers, seed=asked.seed)
+    close = near_duplicates(texts, threshold, same_numbers=not asked.any_numbers, seed=asked.seed)
     return Found({place: f"overlap {share:.2f} with {rows[other].id}" for place, (other, share) in close.items()})
 
 

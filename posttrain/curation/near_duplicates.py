@@ -6,8 +6,9 @@ s a candidate with probability 1 - (1 - s^r)^bands (Indyk and Motwani 1998). Can
 that whatever is removed does overlap as much as the threshold says; a pair at the threshold is missed with a
 probability of at most 1 %, less above it.
 
-A text is compared with earlier texts that stay, in buckets of at most `_BUCKET`: so time and memory grow in proportion
-to the number of texts, also where thousands of them follow one template.
+A text is compared with earlier texts that stay: buckets hold `_BUCKET` of them at most, and the `_BUCKET` candidates
+that agree most are compared exactly. So time and memory grow in proportion to the number of texts, also where thousands
+of them follow one template.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from posttrain.data.ngrams import WITHOUT_SPACES
 from posttrain.data.stream import random_words
 from posttrain.errors import RecipeError
 
@@ -29,7 +31,7 @@ _BUCKET = 64
 _SHINGLES_AT_ONCE = 4096
 _MARGIN = 0.15  # over four deviations of an estimate from 128 values, which are at most 0.044 each
 _PERMUTE = 4  # a stream of random words of its own
-_SYMBOL = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+|[^\w\s]")
+_SYMBOL = re.compile(rf"[{WITHOUT_SPACES}]|[^\W{WITHOUT_SPACES}]+|[^\w\s]")
 _NUMBER = re.compile(r"\d+")
 
 Words = NDArray[np.uint64]
@@ -64,8 +66,9 @@ def near_duplicates(
         cut = signature[: num_bands * num_rows].reshape(num_bands, num_rows)
         keys = [(band, cut[band].tobytes()) for band in range(num_bands)]
         candidates = np.array(sorted({one for key in keys for one in buckets.get(key, ())}), dtype=np.int64)
-        likely = candidates[(signatures[candidates] == signature).mean(axis=1) >= threshold - _MARGIN]
-        for other in likely.tolist():
+        agreement = (signatures[candidates] == signature).mean(axis=1)
+        nearest = np.argsort(-agreement, kind="stable")[:_BUCKET]
+        for other in candidates[nearest[agreement[nearest] >= threshold - _MARGIN]].tolist():
             overlap = jaccard(own, sets[other])
             if overlap >= threshold and not (same_numbers and _numbers(text) != _numbers(texts[other])):
                 found[place] = other, overlap

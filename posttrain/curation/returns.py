@@ -41,7 +41,7 @@ def return_weights(
         members[group].append(reward)
     means = {group: float(np.mean(own)) if baseline == "group" else 0.0 for group, own in members.items()}
     advantages = np.array([reward - means[group] for reward, group in zip(rewards, groups, strict=True)])
-    return np.exp(np.minimum(advantages / beta, np.log(cap)))
+    return np.asarray(np.exp(np.minimum(advantages / beta, np.log(cap))), dtype=np.float64)
 
 
 def draw(weights: NDArray[np.float64], count: int, seed: int) -> list[int]:

@@ -78,7 +78,7 @@ def _said(outcome: Outcome) -> tuple[str | list[dict[str, Any]], bool, int]:
     if outcome.sampled is None:
         said = outcome.completion
         return said if isinstance(said, str) else [dict(message) for message in said], outcome.finished, 1
-    turns = read(outcome.sampled)["turns"]
+    stored = read(outcome.sampled)
+    turns = stored["turns"]
     text, finished = turns[-1]["text"], turns[-1]["stop_reason"] != StopReason.LENGTH
-    in_chat = read(outcome.sampled)["prompt"]
-    return text if isinstance(in_chat, str) else [{"role": "assistant", "content": text}], finished, len(turns)
+    return text if isinstance(stored["prompt"], str) else [{"role": "assistant", "content": text}], finished, len(turns)

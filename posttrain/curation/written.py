@@ -12,11 +12,11 @@ from posttrain.errors import DataError, RecipeError, did_you_mean
 SUFFIXES = (".jsonl", ".parquet")
 
 
-def check_output(path: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
-    """RecipeError where `path` cannot be written: another kind of file, one that exists, or no directory for it."""
+def check_output(path: Path, suffixes: Sequence[str] = SUFFIXES, *, new: bool = True) -> None:
+    """RecipeError where `path` cannot be written: another kind of file, no directory, or not `new` as it has to be."""
     if path.suffix not in suffixes:
         raise RecipeError(f"{path}: not a file that can be written; {did_you_mean(path.suffix, suffixes)}")
-    if path.exists():
+    if new and path.exists():
         raise RecipeError(f"{path}: exists already; allowed: a new file")
     if not path.absolute().parent.is_dir():
         raise RecipeError(f"{path}: there is no directory {path.absolute().parent}")

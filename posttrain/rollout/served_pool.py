@@ -79,7 +79,8 @@ class Pool:
         RunError, with the reason of each, where none does within `recovery_seconds`.
         """
         self._wanted = published, place
-        free = [replica for replica in self.replicas if not self._locks[replica.url].locked()]
+        # One that is being started again is not waited for: its keeper gives it these weights.
+        free = [one for one in self.replicas if one.label is not None or not self._locks[one.url].locked()]
         errors = await asyncio.gather(*(self._tend(replica) for replica in free))
         if free == self.replicas and all(error is not None and error.refused for error in errors):
             raise nobody_left(self.replicas, f"no replica took policy version {published.version}")

@@ -48,7 +48,7 @@ def share(
     rank, num_ranks = accelerator.process_index, accelerator.num_processes
     kept = [sequences[row] for row in active]
     members, own = measure(kept, couples, layout=layout, whole=whole, rank=rank)
-    rows = [[active[index] for index in unit] for unit in members]
+    rows = [sorted(active[index] for index in unit) for unit in members]  # a trajectory's pieces side by side
     units = own if num_ranks == 1 else gather_object(own)
     plan = assign(units, budget_tokens, num_ranks, layout)
     if num_ranks > 1:
@@ -80,6 +80,7 @@ def _compare(digests: Sequence[str]) -> None:
 
 def joined(batches: Sequence[TokenBatch]) -> TokenBatch:
     """Prepared batches behind each other as one: their sequences, groups and pairs stay different ones."""
+    batches = [batch for batch in batches if batch.num_sequences] or batches[:1]  # of none, all is recorded and empty
     first = batches[0]
     values: dict[str, Any] = {}
     for entry in fields(first):

@@ -171,9 +171,9 @@ def test_a_replica_that_is_killed_halfway_is_started_again_and_costs_no_trajecto
 
 
 def test_a_replica_that_is_frozen_is_left_out_until_it_moves_again(
-    own: ServedEngine, borrow: Callable[..., ServedEngine]
+    own: ServedEngine, borrow: Callable[..., ServedEngine], model: Any
 ) -> None:
-    engine = borrow([process.url for process in own.processes])
+    engine = borrow([process.url for process in own.processes], sync_seconds=5.0)
     frozen = own.processes[1].pid
     assert frozen is not None
     fault = halfway(engine, lambda: os.killpg(frozen, signal.SIGSTOP))
@@ -182,10 +182,13 @@ def test_a_replica_that_is_frozen_is_left_out_until_it_moves_again(
         fault.join()
         assert counted["requests_retried"] > 0 and counted["requests_failed"] == 0
         assert engine.num_in_use == 1
+        engine.sync(named_weights(model), 5)
+        assert engine.policy_version == 5 and engine.num_in_use == 1
     finally:
         os.killpg(frozen, signal.SIGCONT)
     wait_for(lambda: engine.num_in_use == 2, 20)
     assert play(engine)["requests_retried"] == 0
+    assert {completion.policy_version for completion in engine.generate(REQUESTS, SHORT)} == {5}
 
 
 def test_connections_that_are_refused(borrow: Callable[..., ServedEngine], proxies: list[Proxy]) -> None:

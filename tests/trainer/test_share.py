@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from posttrain.algorithms import load
-from posttrain.batch import Source, TokenBatch, TokenSequence
+from posttrain.batch import Source, TokenBatch, TokenSequence, Unit
 from posttrain.errors import RunError
+from posttrain.rows import Layout
 from posttrain.trainer.share import joined, share
 
 
@@ -63,8 +64,16 @@ def test_what_was_not_recorded_is_zero_beside_what_was() -> None:
 class Ranks:
     """Runs `share` for every rank of a job in turn, each time with what the others would gather."""
 
-    def __init__(self, held: list[list[TokenSequence]], budgets: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self,
+        held: list[list[TokenSequence]],
+        budgets: list[int],
+        monkeypatch: pytest.MonkeyPatch,
+        couples: Unit = "",
+        layout: Layout = "packed",
+    ) -> None:
         self.held, self.budgets, self.patch = held, budgets, monkeypatch
+        self.couples, self.layout = couples, layout
 
     def run(self) -> list[Any]:
         from threading import Barrier, Thread, local
@@ -93,8 +102,8 @@ class Ranks:
                     own,
                     range(len(own)),
                     self.budgets[rank],
-                    "",
-                    layout="packed",
+                    self.couples,
+                    layout=self.layout,
                     whole=False,
                 )
             except RunError as error:
@@ -128,6 +137,28 @@ def test_every_sequence_is_run_once_with_its_own_advantage(monkeypatch: pytest.M
     assert sorted(ran) == sorted(expected)
     costs = [sum(len(one.sequences[row].token_ids) for rows in one.microbatches for row in rows) for one in shares]
     assert max(costs) < 1.25 * min(costs)
+
+
+@pytest.mark.parametrize("couples", ["trajectory", "pair", "group"])
+def test_what_moves_together_stays_whole(couples: Unit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sorted by their tokens, the pieces of a unit's trajectories would lie between each other."""
+    held = [[replace(one, pair=one.group, trajectory=index % 4 // 2, reward=1.0) for index, one in enumerate(sequences(0, 8))], []]
+    moved = 0
+    for one in Ranks(held, [200] * 2, monkeypatch, couples, "shared").run():
+        for rows in one.microbatches:
+            part = one.batch.take(torch.tensor(rows, dtype=torch.long))
+            assert part.complete
+            assert part.num_sequences == len({one.sequences[row].trajectory_key for row in rows})
+            moved += len(rows) if one is not None and one.batch.num_sequences < 16 else 0
+    assert moved
+
+
+def test_a_rank_without_sequences_takes_what_was_not_recorded_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step puts the current logprobs where no old ones are; zeros in their place would be read as they are."""
+    _, other = Ranks([sequences(0, 8), []], [90] * 2, monkeypatch).run()
+    assert any(other.microbatches)
+    assert other.batch.old_logprobs is None
+    assert other.batch.behavior_logprobs is not None
 
 
 def test_ranks_that_plan_differently_stop(monkeypatch: pytest.MonkeyPatch) -> None:
