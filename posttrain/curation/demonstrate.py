@@ -119,15 +119,17 @@ def _lines(file: Path, made_by: Mapping[str, Any]) -> list[dict[str, Any]]:
         return []
     content = file.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        file.write_bytes(whole)
     try:
+        if content and not whole:
+            raise ValueError("no line")
         rows: list[dict[str, Any]] = [json.loads(line) for line in whole.splitlines()]
         others = [row["made_by"] for row in rows if row["made_by"] != made_by]
     except (ValueError, KeyError, TypeError) as error:
         raise RecipeError(f"{file}: exists, and was not written by this command; allowed: a new file") from error
     if others:
         raise RecipeError(f"{file}: exists, and was made by {others[0]}, not by {made_by}; allowed: a new file")
+    if whole != content:
+        file.write_bytes(whole)
     return rows
 
 

@@ -43,6 +43,13 @@ WRONG = [
         "rollout.max_staleness",
         ["rollout.old_logprobs=sampler"],
     ),
+    (
+        "stale_gradient",
+        RUN + "oreal",
+        ["rollout.max_staleness=1", "rollout.correction=none"],
+        "rollout.max_staleness",
+        ["rollout.correction=auto"],
+    ),
     ("truncated_sampling", RUN + "grpo", ["rollout.top_p=0.9"], "rollout.top_p", ["rollout.top_p=1"]),
     ("truncated_sampling", RUN + "reinforce", ["rollout.top_k=20"], "rollout.top_k", ["algorithm=raft"]),
     ("two_temperatures", HYBRID + "luffy", ["rollout.temperature=0.7"], "rollout.temperature", ["algorithm=dapo"]),
@@ -96,6 +103,20 @@ WRONG = [
         ["rollout.dtype=bfloat16", "rollout.correction=none"],
         "rollout.dtype",
         ["rollout.correction=auto"],
+    ),
+    (
+        "sampler_precision",
+        RUN + "oreal",
+        ["rollout.dtype=bfloat16", "rollout.correction=none"],
+        "rollout.dtype",
+        ["rollout.correction=auto"],
+    ),
+    (
+        "sampler_precision",
+        RUN + "grpo",
+        ["rollout.dtype=bfloat16", "rollout.correction=none"],
+        "rollout.dtype",
+        ["rollout.correction=none", "rollout.old_logprobs=sampler"],
     ),
 ]
 

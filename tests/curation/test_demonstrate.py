@@ -134,9 +134,11 @@ def test_the_same_command_goes_on_after_a_kill(model: str, documents: Path, temp
     assert sorted(map(str, read(rejected))) == sorted(map(str, map(json.loads, second.splitlines())))
     with pytest.raises(UserError, match="was made by"):
         demonstrate(source, output, replace(writer, seed=1))
-    output.write_text("{}\n")
-    with pytest.raises(UserError, match="not written by this command"):
-        demonstrate(source, output, writer)
+    for mine in ("{}\n", "mine", "{}\nmine"):
+        output.write_text(mine)
+        with pytest.raises(UserError, match="not written by this command"):
+            demonstrate(source, output, writer)
+        assert output.read_text() == mine
 
 
 def test_the_template_that_comes_along_is_one(documents: Path) -> None:

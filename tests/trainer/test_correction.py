@@ -47,6 +47,9 @@ def recipe(tiny_recipe: dict[str, Any]) -> dict[str, Any]:
         (GRPO | {"preset": "trl"}, {"max_staleness": 1}, {}),
         ({"name": "rloo"}, {"max_staleness": 1}, {"policy": ("token", "truncate", 2.0)}),
         ({"name": "raft"}, {"max_staleness": 1}, {}),
+        ({"name": "dppo"}, {"max_staleness": 1}, {}),
+        ({"name": "oreal", "token_model": False}, {"max_staleness": 1}, {"policy": ("token", "truncate", 2.0)}),
+        ({"name": "oreal", "one_each": True}, {"max_staleness": 1}, {"policy": ("token", "truncate", 2.0)}),
     ],
 )
 def test_where_it_is_on(
