@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from posttrain.catalog import Mistake, install_command
 from posttrain.config.asked import Algorithm
 from posttrain.config.correction import correctable
-from posttrain.config.schema import Recipe
+from posttrain.config.schema import Recipe, RolloutSettings
 
 
 def impossible(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
@@ -240,9 +240,22 @@ def _served(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
             ("rollout", "replica_devices"),
             f"{len(rollout.replica_devices)} are named; allowed: one for each of {rollout.replicas} replicas",
         )
+    if rollout.weights_transfer == "nccl":
+        yield from _over_nccl(rollout)
     if algorithm.plan.reference_samples:
         text = "'served' is not allowed: replicas hold the policy, and the reference of algorithm"
         yield Mistake(("rollout", "mode"), f"{text} {algorithm.name!r} plays rollouts too; allowed: 'colocated'")
+
+
+def _over_nccl(rollout: RolloutSettings) -> Iterator[Mistake]:
+    import torch
+
+    if not torch.cuda.is_available():
+        text = "'nccl' is not allowed: it joins GPUs, and there is no CUDA here; allowed: files, http"
+        yield Mistake(("rollout", "weights_transfer"), text)
+    elif rollout.replicas and not rollout.replica_devices:
+        text = "missing: NCCL joins different GPUs; allowed: for each replica others than the trainer's, as in '1'"
+        yield Mistake(("rollout", "replica_devices"), text)
 
 
 def _training(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:

@@ -48,6 +48,12 @@ def correctable(algorithm: Algorithm) -> tuple[Term, ...]:
         if term.source == "rollouts"
         and term.describe().keys() >= _PARTS
         and "rewards" in term.describe()["advantage"].needs
-        and "behavior_logprobs" not in term.needs
+        and not corrects_itself(term)
         and term.describe()["advantage"].couples != "pair"
     )
+
+
+def corrects_itself(term: Term) -> bool:
+    """Whether its ratio or its mask compares with what the sampler reported; a filter may read that for other ends."""
+    parts = term.describe()
+    return any("behavior_logprobs" in parts[role].needs for role in ("denominator", "mask") if role in parts)

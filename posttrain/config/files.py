@@ -19,7 +19,8 @@ def missing_files(tree: Node) -> Iterator[Mistake]:
     for section in SOURCES:
         sources = tree.get(section)
         for index, _ in enumerate(sources.value if sources and isinstance(sources.value, list) else []):
-            yield from _missing(tree, (section, index, "path"), DATA_SUFFIXES, "a file, or a hub id (owner/name)")
+            allowed = "a file, a run's directory, or a hub id" if section == "trajectories" else "a file, or a hub id"
+            yield from _missing(tree, (section, index, "path"), DATA_SUFFIXES, f"{allowed} (owner/name)")
     for section in ("model", "teacher", "critic", "tokenizer"):
         yield from _missing(tree, (section, "path"), (), "a directory, or a hub id (owner/name)")
     template = tree.get("tokenizer", "chat_template")
@@ -29,8 +30,11 @@ def missing_files(tree: Node) -> Iterator[Mistake]:
 
 
 def looks_local(path: str, suffixes: tuple[str, ...] = DATA_SUFFIXES) -> bool:
-    """Whether `path` can only be a local path: by its beginning, its suffix, or more slashes than a hub id has."""
-    return path.startswith((".", "/", "~")) or path.lower().endswith(suffixes) or path.count("/") > 1
+    """Whether `path` can only be a local path: by its beginning, its suffix, or more slashes than a hub id has.
+
+    So is what begins with `runs/`, where runs are written.
+    """
+    return path.startswith((".", "/", "~", "runs/")) or path.lower().endswith(suffixes) or path.count("/") > 1
 
 
 def _missing(tree: Node, path: tuple[Any, ...], suffixes: tuple[str, ...], allowed: str) -> Iterator[Mistake]:

@@ -20,6 +20,8 @@ SOURCES = ("prompts", "demonstrations", "preferences", "trajectories")
 def apply(tree: Node, overrides: Sequence[str]) -> Node:
     """The tree with short forms written out and `overrides` set: whole sections first, then keys in them, in order.
 
+    Null takes away what is there, so that the default holds, as in a recipe that extends another.
+
     RecipeError: overrides that are not key=value, whose value is not YAML, or that lead nowhere, one line each.
     """
     tree = expand(tree)
@@ -97,5 +99,7 @@ def _set(node: Node, keys: list[str], new: Node, done: int) -> Node:
     if node.value is not None and not isinstance(node.value, dict):
         raise RecipeError(f"{new.where}: {place} is a single value ({node.plain!r}) and has no key {key!r}")
     mapping = dict(node.value or {})
+    if new.value is None and done + 1 == len(keys) and key in mapping:
+        return Node({name: value for name, value in mapping.items() if name != key}, node.where)
     mapping[key] = _set(mapping.get(key, Node(None, new.where)), keys, new, done + 1)
     return Node(mapping, node.where)

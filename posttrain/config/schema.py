@@ -196,8 +196,8 @@ class ServedSettings(Closed):
     "2,3". server_arguments: further flags of vLLM for them. server_requests: most requests in flight to one replica.
 
     weights_transfer: how weights get there: files (in a directory that trainer and replicas both see) or http (the same
-    files, fetched from the trainer's main process). weights_directory: where they are written (default: weights/ in the
-    run's directory).
+    files, fetched from the trainer's main process) or nccl (from the main rank's GPU to theirs; not run yet: see
+    `rollout.served_nccl`). weights_directory: where files are written (default: weights/ in the run's directory).
 
     startup_seconds: how long a replica may take until it first answers. request_seconds: a completion, before it is
     asked of another replica. sync_seconds: loading new weights. health_seconds: a sign of life. recovery_seconds: how
@@ -209,7 +209,7 @@ class ServedSettings(Closed):
     replica_devices: list[str] = Field(default_factory=list)
     server_arguments: list[str] = Field(default_factory=list)
     server_requests: PositiveInt = 256
-    weights_transfer: Literal["files", "http"] = "files"
+    weights_transfer: Literal["files", "http", "nccl"] = "files"
     weights_directory: str | None = None
     startup_seconds: PositiveFloat = 600.0
     request_seconds: PositiveFloat = 600.0
@@ -258,7 +258,7 @@ class RolloutSettings(ServedSettings):
     updates: PositiveInt = 1
     max_staleness: NonNegativeInt = 0
     old_logprobs: Literal["trainer", "sampler"] = "trainer"
-    correction: Literal["auto"] | Correction = "auto"
+    correction: Literal["auto", Correction] = "auto"
     correction_cap: float = Field(default=2.0, gt=1)
     max_draws: PositiveInt = 1
     batch_tokens: PositiveInt = 262_144

@@ -113,6 +113,8 @@ def _unused_by_engine(recipe: Recipe) -> dict[str, str]:
     if recipe.rollout.servers:
         elsewhere = "rollout.servers were started elsewhere"
         found |= {"rollout.replica_devices": elsewhere, "rollout.max_restarts": elsewhere}
+    if recipe.rollout.weights_transfer == "nccl":
+        found["rollout.weights_directory"] = "rollout.weights_transfer: nccl writes no files"
     return found
 
 

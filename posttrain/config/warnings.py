@@ -15,7 +15,7 @@ from typing import Any
 from posttrain import catalog
 from posttrain.catalog import Mistake
 from posttrain.config.asked import Algorithm, Term
-from posttrain.config.correction import correctable, correction, samples_below_precision
+from posttrain.config.correction import correctable, correction, corrects_itself, samples_below_precision
 from posttrain.config.schema import Recipe
 from posttrain.errors import did_you_mean
 
@@ -89,7 +89,7 @@ def stale_gradient(recipe: Recipe, algorithm: Algorithm) -> Found:
         reads_old = "old_logprobs" in _part(term, "denominator").needs
         anyones = not _reads_rewards(term) or (_is_paired(term) and not reads_old)
         begins = rollout.old_logprobs == "sampler" and reads_old
-        if anyones or begins or "behavior_logprobs" in term.needs or any(term is one for one in corrected):
+        if anyones or begins or corrects_itself(term) or any(term is one for one in corrected):
             continue
         key = "old_logprobs: sampler" if _is_paired(term) else "correction: auto"
         yield (
@@ -293,8 +293,11 @@ def overlong_out_of_reach(recipe: Recipe, _: Algorithm) -> Found:
 
 def sampler_precision(recipe: Recipe, algorithm: Algorithm) -> Found:
     """Sampling in less precision than is trained in, uncorrected."""
-    corrected = "behavior_logprobs" in algorithm.needs or correction(recipe, algorithm) != "none"
-    if samples_below_precision(recipe) and not corrected and any(_reinforcing(algorithm)):
+    if not samples_below_precision(recipe) or correction(recipe, algorithm) != "none":
+        return
+    at_sampler = recipe.rollout.old_logprobs == "sampler"
+    terms = (term for term in _reinforcing(algorithm) if not corrects_itself(term))
+    if any(not (at_sampler and "old_logprobs" in _part(term, "denominator").needs) for term in terms):
         yield (
             ("rollout", "dtype"),
             f"{recipe.rollout.dtype} while the policy is trained in {recipe.model.dtype}",

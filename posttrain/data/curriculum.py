@@ -153,7 +153,7 @@ class Curriculum:
         if self._chosen:
             found["pass_rate"] = float(np.mean(self._chosen))
         if self.counts:
-            found["known_pass_rate"] = float(np.mean([one.rate for one in self.counts.values()]))
+            found["known_pass_rate"] = float(np.mean([self.counts[place].rate for place in sorted(self.counts)]))
         return {f"curriculum/{name}": value for name, value in found.items()}
 
     def state_dict(self) -> dict[str, Any]:

@@ -33,7 +33,8 @@ class Example:
     id: stable over runs (source and row number). completion: the demonstration, where the row has one. chosen,
     rejected: a preference's two sides, one alone where completions are judged singly. outcomes: recorded trajectories.
     Prompt and completions are all text or all conversations. columns: the row as it was read (and under the recipe's
-    names), for rewards and templates.
+    names), for rewards and templates. occurrence: how often whoever drew it (`trainer.window`) had drawn it before;
+    rollouts of the next are others.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Example:
     rejected: Completion | None = None
     outcomes: tuple[Outcome, ...] = ()
     columns: Mapping[str, Any] = field(default_factory=dict)
+    occurrence: int = 0
 
 
 @dataclass(frozen=True, eq=False)

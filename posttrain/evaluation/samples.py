@@ -35,10 +35,10 @@ class Samples:
         digest = hashlib.sha256(_plain(identity).encode()).hexdigest()[:8]
         self.path = directory / f"{name.replace('/', '-')}-{digest}.jsonl"
         self._chunks: dict[int, tuple[str, Played]] = {}
+        directory.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
             self._read()
-        else:
-            directory.mkdir(parents=True, exist_ok=True)
+        if not self.path.exists() or not self.path.stat().st_size:
             self._append([{"identity": identity}])
 
     def forget(self) -> None:

@@ -50,15 +50,17 @@ class Collector:
     def collect(self, examples: Sequence[Example], group_size: int, seed: int, *, first_sample: int = 0) -> list[Group]:
         """One group of `group_size` trajectories per example, in order, numbered from `first_sample`.
 
-        Draws derive from (seed, example's id, its occurrence in this call, sample, attempt, turn): give every call
-        its own seed, or other samples of the same tasks. It runs an event loop of its own, so it must not be called
-        from inside a running one.
+        Draws derive from (seed, example's id, its occurrence, sample, attempt, turn): give every call its own seed, or
+        other samples of the same tasks. One that comes again in a call counts as the next occurrence. It runs an event
+        loop of its own, so it must not be called from inside a running one.
         """
-        seen: Counter[str] = Counter()
+        seen: Counter[tuple[str, int]] = Counter()
         slots = []
         for example in examples:
-            slots += self._slots(example, seen[example.id], range(first_sample, first_sample + group_size), seed)
-            seen[example.id] += 1
+            place = example.id, example.occurrence
+            samples = range(first_sample, first_sample + group_size)
+            slots += self._slots(example, example.occurrence + seen[place], samples, seed)
+            seen[place] += 1
         trajectories = asyncio.run(self._play(slots, seed))
         if self.grader is not None:
             start = time.monotonic()

@@ -1,11 +1,11 @@
 """vLLM in other processes, here or on other machines: the engine that the trainer sees, over HTTP.
 
-Weights go out as files (`rollout.publish`), tokens go out and come in over vLLM's own route, and every answer says
-which weights have sampled it. All waiting is done in one thread with an event loop; `generate` may be called from any
-thread, and `sync` waits for the requests that are in progress.
+Weights go out as the recipe says (`served_transfer`), tokens go out and come in over vLLM's own route, and every answer
+says which weights have sampled it. All waiting is done in one thread with an event loop; `generate` may be called from
+any thread, and `sync` waits for the requests that are in progress.
 
-With several ranks each asks for its own prompts; all take part in a sync, and the main one writes the weights and looks
-after the replicas. Not covered: transfer over NCCL or CUDA IPC, answers that several versions have sampled.
+With several ranks each asks for its own prompts; all take part in a sync, and the main one hands out the weights and
+looks after the replicas. Not covered: transfer over CUDA IPC, answers that several versions have sampled.
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ from posttrain.config.schema import RolloutSettings
 from posttrain.errors import RunError, UserError
 from posttrain.models.weights import named_weights
 from posttrain.rollout.engine import Completion, Request, Sampling, length_error, prompt_error
-from posttrain.rollout.publish import Published, Publisher
 from posttrain.rollout.ranks import Ranks
-from posttrain.rollout.served_files import FileServer
 from posttrain.rollout.served_pool import Pool
 from posttrain.rollout.served_replica import Replica, ReplicaError
+from posttrain.rollout.served_transfer import FileTransfer, Transfer, Version
 from posttrain.rollout.server_command import command, environment, flags, write_config
 from posttrain.rollout.server_process import ServerProcess
 from posttrain.rollout.vllm_settings import sampling_fields, scoring_fields, window_of
@@ -56,13 +55,12 @@ class ServedEngine:
         self._settings, self._names, self._ranks = settings, WeightNames(model), Ranks()
         self._limit = window_of(model.config, settings.max_model_len)
         self._idle, self._in_use, self._syncing = threading.Condition(), 0, False
-        self._publisher: Publisher | None = None
-        self._files: FileServer | None = None
+        self._transfer: Transfer[Any] | None = None
         self.processes: list[ServerProcess] = []
         urls = self._ranks.of_main(lambda: self._urls(model, device, directory))
         owned = {process.url: process for process in self.processes}
         replicas = [Replica(url.rstrip("/"), settings, owned.get(url)) for url in urls]
-        self._pool = Pool(replicas, settings, keeps=self._ranks.is_main)
+        self._pool = Pool(replicas, settings)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="replicas", daemon=True)
         self._thread.start()
@@ -71,7 +69,7 @@ class ServedEngine:
             self._dtype = self._agreed(told)
             self.window: int | None = self._limit
             weights = Path(settings.weights_directory or directory / "weights").absolute()
-            self._ranks.of_main(lambda: self._open(weights))
+            self._ranks.of_main(lambda: self._open(weights, device))
             self.sync(named_weights(model), 0)
         except BaseException:
             self.close()
@@ -159,13 +157,11 @@ class ServedEngine:
             process.stop()
         if self._loop.is_running():
             self._call(self._pool.close())
-            if self._files is not None:
-                self._call(self._files.close())
+            if self._transfer is not None:
+                self._call(self._transfer.close())
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
-        if self._publisher is not None:
-            self._publisher.remove()
 
     def _urls(self, model: PreTrainedModel, device: torch.device, directory: Path) -> list[str]:
         """The replicas' addresses; on the main rank, with the processes of those that the run starts."""
@@ -174,14 +170,18 @@ class ServedEngine:
         self.processes = self._own(model, device, directory)
         return [process.url for process in self.processes]
 
-    def _open(self, weights: Path) -> None:
-        """On the main rank, what weights are written with and handed out by."""
+    def _open(self, weights: Path, device: torch.device) -> None:
+        """On the main rank, what weights are handed out by."""
         if not self._ranks.is_main:
             return
-        self._publisher = Publisher(weights, self._dtype)
-        if self._settings.weights_transfer == "http":
-            self._files = FileServer(weights)
-            self._call(self._files.open())
+        way = self._settings.weights_transfer
+        if way == "nccl":
+            from posttrain.rollout.served_nccl import nccl_transfer
+
+            self._transfer = nccl_transfer(self._dtype, self._settings, device)
+        else:
+            self._transfer = FileTransfer(weights, self._dtype, http=way == "http")
+        self._call(self._transfer.open())
 
     def _own(self, model: PreTrainedModel, device: torch.device, directory: Path) -> list[ServerProcess]:
         """The processes of the recipe's replicas, not started yet."""
@@ -212,23 +212,17 @@ class ServedEngine:
                 )
         return DTYPES[allowed]
 
-    def _published(self, weights: Iterable[tuple[str, Tensor]], version: int) -> Published | None:
+    def _published(self, weights: Iterable[tuple[str, Tensor]], version: int) -> Version | None:
         given = self._names.checked(weights)
-        if self._publisher is None:
-            for _ in given:  # sharded weights are gathered by all ranks together
-                pass
-            return None
-        try:
-            return self._publisher.publish(given, version)
-        except OSError as error:
-            text = (
-                f"policy version {version} cannot be written to {self._publisher.directory}: {error.strerror or error}"
-            )
-            raise RunError(text) from error
+        if self._transfer is not None:
+            published: Version = self._transfer.publish(given, version)
+            return published
+        for _ in given:  # sharded weights are gathered by all ranks together
+            pass
+        return None
 
-    def _load(self, published: Published) -> None:
-        place = published.directory
-        self._call(self._pool.load(published, lambda url: self._files.url(place, url) if self._files else str(place)))
+    def _load(self, published: Version) -> None:
+        self._call(self._pool.load(published, self._transfer))
 
     def _call(self, work: Coroutine[Any, Any, _T]) -> _T:
         """The result of `work`, done in the event loop's thread; interrupted here, it is cancelled there."""

@@ -32,10 +32,10 @@ class FileServer:
 
     def url(self, directory: Path, reader: str) -> str:
         """The address of a version's directory, as the server at the URL `reader` can reach it."""
-        return f"http://{_own_address(reader)}:{self._port}{self._path}/{directory.name}"
+        return f"http://{own_address(reader)}:{self._port}{self._path}/{directory.name}"
 
 
-def _own_address(reader: str) -> str:
+def own_address(reader: str) -> str:
     """This machine's address on the way to a server; no packet is sent."""
     target = urlsplit(reader)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as found:

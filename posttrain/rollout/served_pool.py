@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -18,8 +18,8 @@ import aiohttp
 
 from posttrain.config.schema import ServedSettings
 from posttrain.errors import RunError
-from posttrain.rollout.publish import Published
 from posttrain.rollout.served_replica import Replica, ReplicaError, nobody_left
+from posttrain.rollout.served_transfer import Transfer, Version
 
 _log = logging.getLogger(__name__)
 _MOST_TRIES = 4
@@ -29,16 +29,16 @@ _NEAR = 16  # a prompt's samples stay together, where its keys and values are ca
 
 
 class Pool:
-    """All replicas of a run. keeps: whether this process gives them their weights and starts them (the main rank)."""
+    """All replicas of a run."""
 
-    def __init__(self, replicas: Sequence[Replica], settings: ServedSettings, *, keeps: bool) -> None:
+    def __init__(self, replicas: Sequence[Replica], settings: ServedSettings) -> None:
         self.replicas = list(replicas)
         self.counters: dict[str, float] = dict.fromkeys(
             ("requests_asked", "requests_answered", "requests_failed", "requests_retried", "replica_failures",
              "replica_restarts"), 0.0,
         )  # fmt: skip
-        self._settings, self._keeps = settings, keeps
-        self._wanted: tuple[Published, Callable[[str], str]] | None = None
+        self._settings = settings
+        self._wanted: tuple[Version, Transfer[Any] | None] | None = None
         self._locks = {replica.url: asyncio.Lock() for replica in self.replicas}
         self._changed = asyncio.Condition()
         self._slots = asyncio.Semaphore(settings.server_requests * len(self.replicas))
@@ -71,14 +71,14 @@ class Pool:
         await asyncio.gather(*self._keepers, return_exceptions=True)
         await self._session.close()
 
-    async def load(self, published: Published, place: Callable[[str], str]) -> None:
-        """Have all replicas run a version, found at `place` of each one's URL.
+    async def load(self, published: Version, transfer: Transfer[Any] | None) -> None:
+        """Have all replicas run a version, by `transfer`; None: it is the main rank that gives it to them.
 
         Done when one runs it, and the others do so too or have failed.
 
         RunError, with the reason of each, where none does within `recovery_seconds`.
         """
-        self._wanted = published, place
+        self._wanted = published, transfer
         # One that is being started again is not waited for: its keeper gives it these weights.
         free = [one for one in self.replicas if one.label is not None or not self._locks[one.url].locked()]
         errors = await asyncio.gather(*(self._tend(replica) for replica in free))
@@ -195,21 +195,20 @@ class Pool:
         try:
             await replica.check(self._session)
             assert self._wanted is not None
-            published, place = self._wanted
-            if replica.label != published.label:
-                await self._give(replica, published, place(replica.url))
+            if replica.label != self._wanted[0].label:
+                await self._give(replica, *self._wanted)
                 await self._tell()
         except ReplicaError as error:
             await self._out(replica, error)
             return error
         return None
 
-    async def _give(self, replica: Replica, published: Published, place: str) -> None:
+    async def _give(self, replica: Replica, published: Version, transfer: Transfer[Any] | None) -> None:
         """Have a replica run a version, or, where that is another rank's to do, see whether it does."""
         if await replica.running(self._session) == published.label:
             replica.label = published.label
-        elif self._keeps:
-            await replica.load(self._session, published, place)
+        elif transfer is not None:
+            await transfer.load(self._session, replica, published)
 
     async def _restart(self, replica: Replica) -> None:
         assert replica.process is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,7 @@ import aiohttp
 
 from posttrain.config.schema import ServedSettings
 from posttrain.errors import RunError
-from posttrain.rollout.publish import REFUSED, Published
+from posttrain.rollout.publish import REFUSED
 from posttrain.rollout.server_process import ServerProcess
 
 LOADING = "loading"
@@ -33,14 +34,15 @@ class ReplicaError(Exception):
 class Replica:
     """A server, what is known of it, and the calls it answers.
 
-    label: the weights that it is known to run (`Published.label`); None where it is not to be used. process: where the
-    run has started it itself. last_error: why it went out of use last.
+    label: the weights that it is known to run (`Version.label`); None where it is not to be used. said: what it has
+    last told that it runs. process: where the run has started it itself. last_error: why it went out of use last.
     """
 
     url: str
     settings: ServedSettings
     process: ServerProcess | None = None
     label: str | None = None
+    said: str | None = None
     calls: set[asyncio.Task[dict[str, Any]]] = field(default_factory=set)
     restarts: int = 0
     last_error: str = "not tried yet"
@@ -48,7 +50,7 @@ class Replica:
 
     async def check(self, session: aiohttp.ClientSession) -> None:
         """Whether it answers at all."""
-        await self._call(session, "GET", "/health", self.settings.health_seconds)
+        await self.get(session, "/health")
 
     async def describe(self, session: aiohttp.ClientSession) -> dict[str, Any]:
         """Its precision and window, as `server_worker` tells them."""
@@ -57,21 +59,34 @@ class Replica:
 
     async def running(self, session: aiohttp.ClientSession) -> str:
         """The label of the weights that it runs, by its own account: its engine must be alive to say it."""
-        found = await self._call(session, "GET", "/weight_info", self.settings.health_seconds)
-        return str(found["weight_version"])
+        self.said = str((await self.get(session, "/weight_info"))["weight_version"])
+        return self.said
 
-    async def load(self, session: aiohttp.ClientSession, published: Published, place: str) -> None:
-        """Have it load a version. Afterwards it runs that, or says that it is loading: then it is not to be used."""
+    async def load(
+        self,
+        session: aiohttp.ClientSession,
+        version: int,
+        label: str,
+        how: str,
+        work: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Have it load a version by `work`; how: in which way, for errors.
+
+        Afterwards it runs that version, or says that it is loading: then it is not to be used.
+        """
         self.label = None
-        seconds = self.settings.sync_seconds
         await self._say(session, LOADING)
         try:
-            await self._of_worker(session, "posttrain_load", [place, published.digest, str(seconds)], seconds)
+            await work()
         except ReplicaError as error:
-            text = f"policy version {published.version} at {place}: {error}"
-            raise ReplicaError(text, refused=error.refused) from error
-        await self._say(session, published.label)
-        self.label = published.label
+            raise ReplicaError(f"policy version {version} {how}: {error}", refused=error.refused) from error
+        await self._say(session, label)
+        self.label = label
+
+    async def read(self, session: aiohttp.ClientSession, place: str, digest: str) -> None:
+        """Have its workers load the published weights at `place`, as `server_worker` does it."""
+        seconds = self.settings.sync_seconds
+        await self._of_worker(session, "posttrain_load", [place, digest, str(seconds)], seconds)
 
     async def generate(self, session: aiohttp.ClientSession, body: dict[str, Any]) -> dict[str, Any]:
         """One completion of `/inference/v1/generate`: its answer whole; ReplicaError also where `drop` ends it."""
@@ -96,9 +111,16 @@ class Replica:
         for call in self.calls:
             call.cancel()
 
+    async def get(self, session: aiohttp.ClientSession, path: str) -> dict[str, Any]:
+        """What it says at once."""
+        return await self._call(session, "GET", path, self.settings.health_seconds)
+
+    async def post(self, session: aiohttp.ClientSession, path: str, body: Any = None) -> None:
+        """One call of those that change its weights."""
+        await self._call(session, "POST", path, self.settings.sync_seconds, body)
+
     async def _say(self, session: aiohttp.ClientSession, label: str) -> None:
-        body = {"new_version": label}
-        await self._call(session, "POST", "/update_weight_version", self.settings.sync_seconds, body)
+        await self.post(session, "/update_weight_version", {"new_version": label})
 
     async def _of_worker(
         self, session: aiohttp.ClientSession, method: str, arguments: list[str], seconds: float

@@ -37,6 +37,8 @@ def flags(settings: RolloutSettings, config: Any, device: torch.device) -> list[
         "worker_extension_cls": WORKER,
         "disable_uvicorn_access_log": True,
     }
+    if settings.weights_transfer == "nccl":
+        arguments["weight_transfer_config"] = '{"backend": "nccl"}'
     if device.type == "cpu":
         arguments["distributed_executor_backend"] = "uni"
     return [part for name, value in arguments.items() for part in _flag(name, value)] + settings.server_arguments

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any
 
 from posttrain.trainer.redraw import Gather
@@ -108,13 +109,16 @@ class Ahead:
                 self._changed.notify_all()
 
 
-def gather_aside(accelerator: Any) -> Gather:
-    """`of_all_ranks` for the players: over a process group of its own, beside whatever the main threads exchange."""
+def gather_aside(accelerator: Any, deadline_seconds: float) -> Gather:
+    """`of_all_ranks` for the players: over a process group of its own, beside whatever the main threads exchange.
+
+    deadline_seconds: how long a rank waits for another; a group of its own does not inherit the trainer's.
+    """
     import torch
 
     if accelerator.num_processes == 1:
         return list
-    group: Any = torch.distributed.new_group(backend="gloo")
+    group: Any = torch.distributed.new_group(backend="gloo", timeout=timedelta(seconds=deadline_seconds))
 
     def gather(values: list[int]) -> list[int]:
         found: list[list[int]] = [[] for _ in range(accelerator.num_processes)]

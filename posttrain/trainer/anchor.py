@@ -25,8 +25,8 @@ class Anchor:
     """The reference policy, and what `estimator.Plan` asks of it; the same on every rank.
 
     decay: eta of theta_ref <- (1 - eta) theta_ref + eta theta after every step; at 0 it is frozen. samples: rollouts
-    it plays for each prompt, by `collector`, whose engine is its own. version: the step at which it last changed, 0
-    for the starting weights, which the engine is made with.
+    it plays for each prompt, by `collector`, whose engine is its own. version: the last step that it followed, 0 for
+    the starting weights, which the engine is made with.
     """
 
     policy: Policy
@@ -35,10 +35,11 @@ class Anchor:
     collector: Collector | None = None
     version: int = 0
 
-    def follow(self, weights: Iterable[tuple[str, Tensor]], step: int) -> None:
-        """Move towards the policy's weights after optimiser step number `step`."""
+    def follow(self, weights: Iterable[tuple[str, Tensor]], step: int, *, skipped: bool = False) -> None:
+        """Move towards the policy's weights after optimiser step number `step`; not where that one was skipped."""
         if self.decay:
-            follow(self.policy, weights, self.decay)
+            if not skipped:
+                follow(self.policy, weights, self.decay)
             self.version = step
 
     def play(self, examples: Sequence[Example], seed: int, first_sample: int) -> list[Group]:

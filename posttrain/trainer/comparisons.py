@@ -71,11 +71,9 @@ def rollouts_of(
         found += enumerate(each)
     if pairing is not None:
         first = [own[0] for own in each]  # what a pairing reads is the same in all sequences of a trajectory
-        number_of = {id(one.token_ids): number for number, one in enumerate(first)}
         for one in pairing(first, chances):
-            number = number_of[id(one.token_ids)]
             changes: dict[str, Any] = {"source": one.source, "pair": one.pair + first_pair, "reward": one.reward}
-            found.append((number, [replace(sequence, **changes) for sequence in each[number]]))
+            found.append((one.trajectory, [replace(sequence, **changes) for sequence in each[one.trajectory]]))
     made: list[TokenSequence] = []
     rows: list[list[int]] = [[] for _ in each]
     for number, own in found:

@@ -164,7 +164,7 @@ class Loop:
             metrics["num_redrawn_groups"] = self.num_redrawn_groups
         self.step += 1
         if self.anchor is not None:
-            self.anchor.follow(named_weights(self._model), self.step)
+            self.anchor.follow(named_weights(self._model), self.step, skipped=bool(metrics["skipped"]))
         end = time.monotonic()
         self.elapsed_seconds += end - start
         self._count_skipped(metrics.pop("skipped"))

@@ -39,6 +39,7 @@ from posttrain.trainer.inputs import Sources, check_columns, load_data, show_sup
 from posttrain.trainer.loop import Loop
 from posttrain.trainer.memory_meter import MemoryMeter
 from posttrain.trainer.optimizer import make_optimizer, make_schedule
+from posttrain.trainer.redraw import Gather
 from posttrain.trainer.sampler import Sampler
 from posttrain.trainer.step import Updater
 from posttrain.trainer.window import WindowBuilder
@@ -104,7 +105,7 @@ def build(recipe: Recipe, output: Path, stack: ExitStack, say: Callable[[str], N
             *ranks,
             data.preferences,
             data.trajectories,
-            gather_aside(accelerator) if recipe.rollout.max_staleness else partial(of_all_ranks, accelerator),
+            _gather(recipe, accelerator),
         ),
         sampler=Sampler(engine, updater.policy, accelerator, canary) if engine else None,
         collector=collector,
@@ -113,6 +114,13 @@ def build(recipe: Recipe, output: Path, stack: ExitStack, say: Callable[[str], N
         anchor=anchor_of(algorithm, reference, collector, replayer),
         meter=meter,
     )
+
+
+def _gather(recipe: Recipe, accelerator: Any) -> Gather:
+    """How ranks agree on what is drawn again: beside the main threads, where windows are played in another."""
+    if recipe.rollout.max_staleness:
+        return gather_aside(accelerator, recipe.training.collective_timeout_seconds)
+    return partial(of_all_ranks, accelerator)
 
 
 def _canary(

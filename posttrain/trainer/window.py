@@ -7,6 +7,7 @@ its steps when its turn has come: judged and scored by the policy of that moment
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -83,6 +84,7 @@ class WindowBuilder:
     gather: Gather = list
     epoch: float = 0.0
     maker: StepMaker = field(init=False)
+    _drawn: Counter[str] = field(init=False, default_factory=Counter)
 
     def __post_init__(self) -> None:
         """What makes the sequences."""
@@ -111,6 +113,7 @@ class WindowBuilder:
         start = time.monotonic()
         if isinstance(self.prompts, Curriculum):
             self.prompts.begin(index, last=index - 1 - self.recipe.rollout.max_staleness)
+        self._drawn.clear()
         drawn = [self._draw() for _ in range(self.num_steps)]
         groups = [Group(example.id, ()) for one in drawn for example in one.prompts]
         anchors: list[Group] = []
@@ -150,8 +153,7 @@ class WindowBuilder:
         self, drawn: list[Drawn], index: int, collector: Collector
     ) -> tuple[list[Drawn], list[Group], list[Group]]:
         """The prompts with their groups, after dynamic sampling, and the groups that it has replaced."""
-        rollout, stream = self.recipe.rollout, self.prompts
-        assert stream is not None
+        rollout = self.recipe.rollout
         examples = [example for one in drawn for example in one.prompts]
         groups = collector.collect(examples, rollout.group_size, self._seed(index))
         if rollout.max_draws == 1:
@@ -161,7 +163,7 @@ class WindowBuilder:
             groups,
             outcome=next((one.name for one in self.recipe.rewards if one.outcome), self.recipe.rewards[0].name),
             rounds=rollout.max_draws - 1,
-            draw=stream.take,
+            draw=self._next_prompts,
             play=lambda own, number: collector.collect(own, rollout.group_size, self._seed(index, number)),
             places=[
                 step * self.recipe.training.prompts_per_step + own * self.num_ranks + self.rank
@@ -196,14 +198,22 @@ class WindowBuilder:
         beside = training.prompts_per_step if self.prompts is None else training.demonstrations_per_step
         preferences = [] if self.preferences is None else self.preferences.take(training.prompts_per_step)
         return Drawn(
-            prompts=self._take(self.prompts, training.prompts_per_step),
+            prompts=self._share(self._next_prompts(training.prompts_per_step)),
             demonstrations=self._take(self.demonstrations, beside),
             preferences=self._share(preferences),
             neighbours=self._share(preferences[1:] + preferences[:1]),
             trajectories=self._take(self.trajectories, training.prompts_per_step),
         )
 
-    def _take(self, stream: Stream | Curriculum | None, number: int) -> list[Example]:
+    def _next_prompts(self, number: int) -> list[Example]:
+        """The next prompts of all ranks together; those that this window has had before say so."""
+        found = []
+        for example in [] if self.prompts is None else self.prompts.take(number):
+            found.append(replace(example, occurrence=self._drawn[example.id]))
+            self._drawn[example.id] += 1
+        return found
+
+    def _take(self, stream: Stream | None, number: int) -> list[Example]:
         return [] if stream is None else self._share(stream.take(number))
 
     def _share(self, examples: list[Example]) -> list[Example]:

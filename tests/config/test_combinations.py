@@ -69,7 +69,7 @@ IMPOSSIBLE = [
     ),
     (GRPO, "algorithm=online_dpo\nrewards=[]", "rewards: missing: algorithm 'online_dpo' reads rewards"),
     (GRPO, "algorithm={name: osp, judge: rewards}\nrewards=[]", "rewards: missing: algorithm 'osp' reads rewards"),
-    (GRPO, "model=null", "model: null is not allowed"),
+    (GRPO, "model=null", "model: missing"),
     (GRPO, "model.path=null", "model: neither path nor config is set"),
     (GRPO, "model.config={model_type: qwen3}", "model: both path and config are set"),
     (GRPO, "model={config: {model_type: qwen3}}", "tokenizer.path: missing: model.config has no tokenizer"),
@@ -86,6 +86,13 @@ IMPOSSIBLE = [
     (SFT, "demonstrations=[]", "demonstrations: missing: algorithm 'sft' reads demonstrations"),
     (GRPO, "prompts={path: reasoning_gym}", "prompts.0.config.dataset: missing"),
     (GRPO, "model.path=a/b/c", "model.path: 'a/b/c' does not exist"),
+    (GRPO, "model.path=runs/nope", "model.path: 'runs/nope' does not exist"),
+    (GRPO, "prompts=runs/nope", "prompts.0.path: 'runs/nope' does not exist; allowed: a file"),
+    (
+        SFT,
+        "algorithm=return_weighted\ntrajectories=runs/nope\ndemonstrations=null",
+        "trajectories.0.path: 'runs/nope' does not exist; allowed: a file, a run's directory, or a hub id",
+    ),
     (GRPO, "curriculum={}", "curriculum: it changes nothing; allowed: with strategy (buckets or target), recorded_run"),
     (
         GRPO,

@@ -61,6 +61,9 @@ def test_provenance_of_every_value(folder):
         ("rewards.1={name: exact_match}", None, "exact_match"),
         ("model.config.hidden_size=32", lambda r: r.model.config, {"model_type": "qwen3", "hidden_size": 32}),
         ("evaluation=null", lambda r: r.evaluation, None),
+        ("rollout=null", lambda r: r.rollout.group_size, 8),
+        ("training.steps=null", lambda r: (r.training.steps, r.training.learning_rate), (100, 1e-5)),
+        ("rewards.1.limit=null", lambda r: r.rewards[1].settings, {"limit": 10}),
         ("demonstrations={path: rows.jsonl, weight: 2}", lambda r: r.demonstrations[0].weight, 2.0),
     ],
 )
@@ -69,6 +72,16 @@ def test_overrides(folder, message, override, read, expected):
         assert f"'{expected}' is listed 2 times" in message(overrides=[override])
     else:
         assert read(load_recipe("recipe.yaml", [override]).recipe) == expected
+
+
+def test_null_takes_whole_sections_away_before_others_are_set(folder):
+    overrides = ["algorithm=sft", "rewards=null", "rollout.group_size=null", "environment=null", "evaluation=null"]
+    recipe = load_recipe("recipe.yaml", overrides).recipe
+    assert (recipe.rewards, recipe.environment.name, recipe.evaluation) == ([], "single_turn", None)
+    (folder / "prompts.jsonl").write_text('{"prompt": "a", "answer": "b"}\n')
+    overrides = ["algorithm=grpo", "demonstrations=null", "prompts=prompts.jsonl", "rollout=null", "rollout.updates=2"]
+    recipe = load_recipe("recipe.yaml", overrides).recipe
+    assert (recipe.demonstrations, recipe.rollout.group_size, recipe.rollout.updates) == ([], 8, 2)
 
 
 def test_a_new_name_drops_the_old_settings_whatever_the_order(folder):

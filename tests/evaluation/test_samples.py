@@ -61,6 +61,18 @@ def test_a_cut_file_goes_on_after_its_last_whole_chunk(tmp_path: Path, lost: int
     assert file.path.read_bytes() == content
 
 
+def test_a_file_that_was_cut_before_its_first_line_begins_anew(tmp_path: Path) -> None:
+    path = Samples(tmp_path, "b", {"seed": 1}).path
+    head = path.read_text()
+    for left in ("", head[:5], head.removesuffix("\n")):
+        path.write_text(left)
+        samples = Samples(tmp_path, "b", {"seed": 1})
+        samples.forget()
+        samples.add(0, ITEMS[:2], played(ITEMS[:2]))
+        assert path.read_text().startswith(head)
+        assert Samples(tmp_path, "b", {"seed": 1}).find(0, ITEMS[:2]) == played(ITEMS[:2])
+
+
 def test_forgotten_completions_are_gone(tmp_path: Path) -> None:
     file = Samples(tmp_path, "b", {})
     file.add(0, ITEMS, played(ITEMS))

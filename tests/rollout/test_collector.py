@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from posttrain.algorithms import load
+from posttrain.config import load_recipe
 from posttrain.data.chat import encode_prompt, stop_token_ids
 from posttrain.data.examples import Example
+from posttrain.data.stream import Stream
 from posttrain.environments import Environment, Observation, Step
 from posttrain.environments.single_turn import single_turn
 from posttrain.errors import RunError, TooManyFailuresError, UserError
@@ -22,6 +25,8 @@ from posttrain.rollout.collector import Collector, check_failure_rate, rollout_c
 from posttrain.rollout.engine import Sampling
 from posttrain.rollout.sequences import rollout_sequences
 from posttrain.rollout.transformers_engine import TransformersEngine
+from posttrain.trainer.redistribute import window_share
+from posttrain.trainer.window import Window, WindowBuilder
 from posttrain.trajectory import Group, Prompt, StopReason, Trajectory
 
 TOKENIZER = character_tokenizer()
@@ -129,6 +134,26 @@ def test_draws_depend_on_the_seed_and_the_example_alone(engine: TransformersEngi
     assert sampled(play.collect(examples, 3, seed=6)) != sampled(together)
     once, again = play.collect([examples[0], examples[0]], 3, seed=5)
     assert sampled([once]) == sampled(together[:1]) != sampled([again])
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3])
+def test_ranks_play_a_prompt_that_comes_again_as_one_rank_does(
+    num_ranks: int, engine: TransformersEngine, tiny_recipe: dict[str, Any], write_recipe: Callable[..., Path]
+) -> None:
+    """Two prompts for a window of eight: each comes four times, and whoever plays it, no two of them are alike."""
+    tiny_recipe["training"]["prompts_per_step"] = 4
+    tiny_recipe["rollout"]["updates"] = 2
+    recipe, algorithm = load_recipe(write_recipe(tiny_recipe)).recipe, load("rloo")
+
+    def windows(size: int) -> list[Window]:
+        streams = [Stream([chat("1+1", "22+3")], [1.0], seed=0) for _ in range(size)]
+        builders = [WindowBuilder(recipe, algorithm, TOKENIZER, one, None, i, size) for i, one in enumerate(streams)]
+        return [builder.play(0, lambda: collector(engine)) for builder in builders]
+
+    (whole,) = windows(1)
+    shares = windows(num_ranks)
+    assert len(set(map(tuple, zip(*[iter(sampled(whole.groups))] * recipe.rollout.group_size, strict=True)))) == 8
+    assert sampled(window_share(shares, 0, 1).groups) == sampled(whole.groups)
 
 
 def test_turns_are_one_sequence_where_their_text_renders_to_what_was_sampled(engine: TransformersEngine) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import importlib.util
 import json
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 import torch
 
@@ -149,6 +151,27 @@ def test_a_server_of_another_precision_or_a_smaller_window_is_refused(servers: S
     wide = type(model)(type(model.config)(**model.config.to_dict() | {"max_position_embeddings": 128}))
     with pytest.raises(UserError, match=r"takes sequences of 64 tokens; allowed: at least 128"):
         ServedEngine(wide, served(servers=[url]), CPU, Path())
+
+
+@needs_vllm
+def test_a_server_that_was_not_started_for_nccl_says_so(servers: Servers, model: Any) -> None:
+    from posttrain.rollout.served_nccl import NcclTransfer
+    from posttrain.rollout.served_replica import Replica, ReplicaError
+    from tests.rollout.serving import served
+    from tests.rollout.test_served_nccl import End
+
+    settings = served(weights_transfer="nccl")
+    replica = Replica(servers.engine(model).servers[0], settings)
+    transfer = NcclTransfer(torch.float32, settings, End)
+
+    async def load() -> None:
+        async with aiohttp.ClientSession() as session:
+            await transfer.load(session, replica, transfer.publish(weights_of((2,)), 3))
+
+    expected = r"version 3 over NCCL: .*Weight transfer not configured.*; allowed: .* --weight-transfer-config '{"
+    with pytest.raises(ReplicaError, match=expected) as raised:
+        asyncio.run(load())
+    assert raised.value.refused, "another try would end the same way"
 
 
 @needs_vllm

@@ -20,6 +20,7 @@ from posttrain.errors import RecipeError
 from posttrain.models.weights import digest, named_weights
 from posttrain.trainer import train
 from posttrain.trainer.setup import build
+from posttrain.trainer.step import Updater
 
 WriteRecipe = Callable[..., Path]
 PROMPTS = {"path": "reasoning_gym", "config": {"dataset": "chain_sum", "size": 64, "seed": 1, "max_terms": 2}}
@@ -120,6 +121,27 @@ def test_a_moving_reference_is_the_average(recipe: dict[str, Any], write_recipe:
         restored = dict(named_weights(loop.reference.model))
         assert all(torch.equal(restored[name], tensor) for name, tensor in found[3].items())
         assert loop.anchor.version == 3
+
+
+def test_a_skipped_step_does_not_move_the_reference(
+    recipe: dict[str, Any], write_recipe: WriteRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip, calls = Updater._clip, [0]
+
+    def broken(self: Updater) -> dict[str, float]:
+        calls[0] += 1
+        if calls[0] == 3:
+            next(self.policy.parameters()).grad.fill_(float("nan"))
+        return clip(self)
+
+    monkeypatch.setattr(Updater, "_clip", broken)
+    recipe["checkpoint"]["keep"] = 9
+    train(load_recipe(write_recipe(recipe)), tmp_path / "run")
+    assert [row["skipped_steps"] for row in _rows(tmp_path / "run", "metrics.jsonl")] == [0, 0, 1, 1]
+    checkpoints = tmp_path / "run" / "checkpoints"
+    for name in ("model.safetensors", "reference.safetensors"):
+        second, third, fourth = ((checkpoints / f"step_{step}" / name).read_bytes() for step in (2, 3, 4))
+        assert second == third != fourth, name
 
 
 def test_the_sampler_of_the_reference_is_synced_when_it_has_changed(

@@ -149,6 +149,18 @@ def test_pairs_keep_the_sampled_tokens() -> None:
     assert (len(made), rows, {one.pair for one in made}) == (3, [[0], [1], [2]], {-1})
 
 
+def test_empty_completions_are_different_sides() -> None:
+    """Their tokens are those of one prompt: the same, and even the same object."""
+    prompt, made = (7, 8), []
+    for completion, reward in (((), 0.0), ((), 0.2), ((4,), 1.0), ((), 0.4)):
+        turn = Turn(prompt, completion, (-0.5,) * len(completion), StopReason.LENGTH, 0, "")
+        made.append(Trajectory("row", 0, "?", {}, turns=(turn,), reward=reward))
+    sequences, rows = rollouts_of(made, 0, load("p3o"), None, first_pair=0)
+    assert [sequences[own].trajectory for (own,) in rows] == [0, 1, 2, 3]
+    assert sorted((one.trajectory, one.reward) for one in sequences) == [(0, 0.0), (1, 0.2), (2, 1.0), (3, 0.4)]
+    assert TokenBatch.from_sequences(sequences).pair_index.tolist() == [0, 0, 1, 1]
+
+
 def test_an_episode_of_several_sequences_is_paired_as_a_whole() -> None:
     made, rows = rollouts_of(_rollouts(0.0, 2.0, 1.0, turns=2), 0, load("online_dpo"), None, 7)
     assert rows == [[2, 3], [0, 1], []]

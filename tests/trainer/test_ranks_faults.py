@@ -34,6 +34,17 @@ def of_rank(completion: str) -> float:
 '''
 
 
+_STUCK_REWARD = '''
+"""A reward that never comes on the second rank."""
+import os, time
+
+def stuck(completion: str) -> float:
+    """0, except on rank 1."""
+    time.sleep(1000 * int(os.environ["RANK"]))
+    return 0.0
+'''
+
+
 class Job:
     """`posttrain train` on two ranks; `pids`: of the ranks."""
 
@@ -129,6 +140,26 @@ def test_a_rank_that_never_comes_is_not_waited_for_longer_than_said(recipe: Path
     assert result.returncode == 1
     assert "the run failed: rank 0 of 2 lost the others" in result.stderr
     assert "training.collective_timeout_seconds (2)" in result.stderr
+
+
+def test_nor_is_a_rank_whose_rollouts_ahead_never_come(
+    tiny_recipe: dict[str, Any], recipe: Path, write_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    """What the threads that play tell one another has the same deadline."""
+    (tmp_path / "rewards" / "stuck.py").write_text(_STUCK_REWARD)
+    tiny_recipe["prompts"] = tiny_recipe.pop("demonstrations")
+    tiny_recipe |= {"algorithm": {"name": "grpo"}, "rewards": [{"name": "stuck"}]}
+    tiny_recipe["rollout"] |= {"max_staleness": 1, "max_draws": 2, "deadline_seconds": 1000.0}
+    tiny_recipe["training"]["collective_timeout_seconds"] = 6.0
+    job = Job(write_recipe(tiny_recipe), tmp_path / "run")
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while "training.collective_timeout_seconds (6)" not in job.printed and time.monotonic() < deadline:
+        time.sleep(0.1)
+    printed = job.printed
+    for pid in job.pids:  # the stuck one does not see a polite signal
+        os.kill(pid, signal.SIGKILL)
+    assert job.status(DEADLINE_SECONDS) != 0
+    assert "the run failed: rank 0 of 2 lost the others" in printed
 
 
 def test_the_first_fsdp_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
