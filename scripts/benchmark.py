@@ -73,7 +73,7 @@ def show(rows: list[Any]) -> None:
         print(f"{line}{row['ratio']:>11.3f}{row['target']:>8.3f}{_missed(row)}")
         beside = _beside(row)
         if beside:
-            print(f"    {beside}")
+            print(f"    {beside}", flush=True)
 
 
 def _missed(row: Mapping[str, Any]) -> str:
@@ -119,15 +119,18 @@ def main() -> None:
     if scale not in SCALES:
         parser.error(f"--scale is {scale!r}; allowed: {', '.join(SCALES)}")
     dtype = arguments.dtype or ("bf16" if on_gpu else "float32")
-    print(describe())
+    print(describe(), flush=True)
     mixed = "bf16" if dtype == "bf16" else "no"
-    rows = [row for subject in arguments.benchmark for row in rows_of(subject, arguments.runs, scale, mixed)]
-    show(rows)
+    rows: list[Any] = []
+    for subject in arguments.benchmark:
+        found = rows_of(subject, arguments.runs, scale, mixed)
+        rows += found
+        show(found)
+        if arguments.json:
+            written = [{name: row[name] for name in WRITTEN} for row in rows]
+            arguments.json.write_text(json.dumps({"rows": written}, indent=2) + "\n")
     if scale in PUBLISHED:
         print(f"published: {PUBLISHED[scale]}")
-    if arguments.json:
-        written = [{name: row[name] for name in WRITTEN} for row in rows]
-        arguments.json.write_text(json.dumps({"rows": written}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
