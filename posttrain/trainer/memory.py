@@ -134,9 +134,13 @@ def compared(recipe: Recipe, algorithm: Algorithm, measured_bytes: int, num_rank
     if num_ranks > 1 or measured_bytes < _TELLING_BYTES:
         return line
     predicted = predict(recipe, algorithm)
+    if torch.cuda.is_available():
+        beside = f"predicted ({measured_bytes / predicted.peak_bytes - 1:+.0%}"
+    else:  # what is measured there is the process's
+        beside = "predicted for tensors alone (libraries and what the allocator keeps come on top"
     return (
-        f"{line}, {predicted.peak_bytes / 1e9:.3f} GB predicted ({measured_bytes / predicted.peak_bytes - 1:+.0%}; "
-        f"the fullest micro-batch taken for {predicted.rows} x {predicted.tokens} tokens)"
+        f"{line}, {predicted.peak_bytes / 1e9:.3f} GB {beside}; the fullest micro-batch taken for {predicted.rows} x "
+        f"{predicted.tokens} tokens)"
     )
 
 
