@@ -19,6 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from posttrain.durable import flush
+
 MANIFEST = "manifest.json"
 REFUSED = "weights refused:"
 """How the error of a reader begins that could not load a version."""
@@ -72,9 +74,9 @@ class Publisher:
             digest = _write(work / MANIFEST, manifest)
             published = Published(version, self.directory / f"v{version}-{digest[:16]}", digest)
             shutil.rmtree(published.directory, ignore_errors=True)
-            _flush(work)
+            flush(work)
             work.rename(published.directory)
-            _flush(self.directory)
+            flush(self.directory)
         finally:
             for _ in taken:
                 pass
@@ -177,11 +179,3 @@ def _write(path: Path, content: bytes) -> str:
         file.flush()
         os.fsync(file.fileno())
     return hashlib.sha256(content).hexdigest()
-
-
-def _flush(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

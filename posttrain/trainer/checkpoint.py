@@ -7,12 +7,12 @@ oldest ones removed.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from posttrain.durable import flush
 from posttrain.errors import CheckpointError
 from posttrain.trainer.anchor import Anchor
 from posttrain.trainer.distributed import spread_of
@@ -57,7 +57,7 @@ def save_checkpoint(
         _flush(unfinished)
         shutil.rmtree(final, ignore_errors=True)
         unfinished.rename(final)
-        _flush_directory(directory)
+        flush(directory)
         for old in complete_checkpoints(directory)[:-keep]:
             shutil.rmtree(old)
     accelerator.wait_for_everyone()
@@ -114,14 +114,5 @@ def _of_other_ranks(path: Path, accelerator: Any, state: Mapping[str, Any]) -> t
 def _flush(directory: Path) -> None:
     for path in sorted(directory.rglob("*")):
         if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    _flush_directory(directory)
-
-
-def _flush_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            flush(path)
+    flush(directory)

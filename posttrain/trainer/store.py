@@ -28,6 +28,7 @@ from posttrain.data.recorded import (
     shard_name,
     shards,
 )
+from posttrain.durable import flush
 from posttrain.errors import RunError
 from posttrain.rollout.records import as_record, to_json
 from posttrain.trainer.step_data import Played, StepData
@@ -74,7 +75,7 @@ class TrajectoryStore:
                 self._write_tokenizer(directory / TOKENIZER)
             _write(rows, unfinished, self._metadata)
             unfinished.rename(path)
-            _flush(directory)
+            flush(directory)
         except OSError as error:
             unfinished.unlink(missing_ok=True)
             raise RunError(
@@ -163,11 +164,3 @@ def _write(rows: Sequence[Row], path: Path, metadata: dict[bytes, bytes]) -> Non
                 writer.write_table(part, row_group_size=ROWS_PER_GROUP)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _flush(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

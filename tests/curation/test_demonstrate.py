@@ -9,17 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
 from typer.testing import CliRunner
 
 from posttrain.__main__ import app
-from posttrain.config.schema import ModelSettings, TokenizerSettings
 from posttrain.curation.curate import source_settings
 from posttrain.curation.demonstrate import TEMPLATE, Writer, demonstrate
 from posttrain.data.chat import encode_demonstration
 from posttrain.data.sources import load_source
 from posttrain.errors import UserError
-from posttrain.models.tokenizer import load_tokenizer
+from tests.tiny import tiny_model
 
 ANSWERS = {"tea": '{"task":"t","steps":[{"observation":"o","action":"pour()"}]}', "fog": "no"}
 
@@ -28,21 +26,9 @@ ANSWERS = {"tea": '{"task":"t","steps":[{"observation":"o","action":"pour()"}]}'
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A directory of a tiny model that knows both answers by heart."""
     directory = tmp_path_factory.mktemp("model")
-    tokenizer = load_tokenizer(TokenizerSettings(path="characters"), ModelSettings())
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=32,
-        max_position_embeddings=128,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+    learner, tokenizer = tiny_model(
+        hidden_size=64, intermediate_size=128, num_key_value_heads=2, head_dim=32, max_position_embeddings=128
     )
-    learner = Qwen3ForCausalLM(config)
     optimizer = torch.optim.AdamW(learner.parameters(), lr=3e-3)
     sequences = []
     for document, answer in ANSWERS.items():

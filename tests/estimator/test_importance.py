@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 
+from posttrain.config import schema
+from posttrain.estimator import importance
 from posttrain.estimator.importance import SamplerCorrection, sampler_correction
 from posttrain.estimator.masks import Clip, product
 
@@ -74,3 +76,7 @@ def test_refusals() -> None:
     with pytest.raises(ValueError, match="allowed: none, or LEVEL_MODE"):
         sampler_correction("token_drop", 2.0)  # type: ignore[arg-type]
     assert sampler_correction("none", 2.0) is None
+
+
+def test_recipes_name_the_same_corrections() -> None:
+    assert get_args(schema.Correction) == get_args(importance.Correction)

@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from posttrain.config.schema import ModelSettings, SourceSettings, TokenizerSettings
+from posttrain.config.schema import SourceSettings
 from posttrain.errors import DataError, RecipeError, TooManyFailuresError
 from posttrain.evaluation.benchmark import Benchmark
 from posttrain.evaluation.runner import evaluate, load_items, make_grader
-from posttrain.models.tokenizer import load_tokenizer
 from posttrain.reward import Grader, RewardSpec
 from posttrain.rollout.transformers_engine import TransformersEngine
+from tests.tiny import tiny_model
 
 REWARD = '''
 def by_column(completion, verdict):
@@ -32,19 +30,8 @@ VERDICTS = ("solved", "wrong", "wrong", "raise", "solved", "solved")
 @pytest.fixture(scope="module")
 def sampler() -> tuple[TransformersEngine, Any]:
     """An engine over a tiny random model, and its tokenizer."""
-    tokenizer = load_tokenizer(TokenizerSettings(path="characters"), ModelSettings())
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        max_position_embeddings=64,
-    )
-    return TransformersEngine(Qwen3ForCausalLM(config), dtype="float32"), tokenizer
+    model, tokenizer = tiny_model(max_position_embeddings=64)
+    return TransformersEngine(model, dtype="float32"), tokenizer
 
 
 @pytest.fixture

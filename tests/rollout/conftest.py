@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.rollout.serving import Servers
+
 VOCABULARY = 31
 
 
@@ -18,6 +20,23 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """Replicas for an engine that is served; each starts when it is first asked for."""
+    found = Servers(tmp_path_factory.mktemp("servers"))
+    yield found
+    found.stop()
+
+
+@pytest.fixture
+def one_owner(servers: Servers) -> Iterator[None]:
+    """A replica has one engine that looks after it: what a test has made is closed after it."""
+    yield
+    for engine in servers.engines:
+        engine.close()
+    servers.engines.clear()
 
 
 def _sharp(model: Any) -> Any:

@@ -29,6 +29,8 @@ PLAIN = Sampling(max_tokens=12, stop_token_ids=frozenset({1, 2}))
 GREEDY = replace(PLAIN, temperature=0.0, stop_token_ids=frozenset(range(1, 9)))
 ENDLESS = replace(PLAIN, stop_token_ids=frozenset())
 
+pytestmark = pytest.mark.usefixtures("one_owner")
+
 
 def transformers_engine(model: Any, **settings: Any) -> Engine:
     from posttrain.rollout.transformers_engine import TransformersEngine
@@ -67,23 +69,6 @@ def model() -> Any:
                 parameter.mul_(10)
         made.lm_head.weight.mul_(8)
     return made.eval()
-
-
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    """Replicas for the engine that is served; each starts when it is first asked for."""
-    found = Servers(tmp_path_factory.mktemp("servers"))
-    yield found
-    found.stop()
-
-
-@pytest.fixture(autouse=True)
-def one_owner(servers: Servers) -> Iterator[None]:
-    """A replica has one engine that looks after it: what a test has made is closed after it."""
-    yield
-    for engine in servers.engines:
-        engine.close()
-    servers.engines.clear()
 
 
 @pytest.fixture(scope="module", params=["transformers", "vllm", "served"])

