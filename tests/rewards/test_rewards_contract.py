@@ -36,6 +36,10 @@ GOLD: dict[str, tuple[str, dict[str, Any]]] = {
         {"expected_calls": [{"name": "add", "arguments": {"a": [2], "b": 2}}]},
     ),
     "code_tests": ("```python\ndef four():\n    return 4\n```", {"tests": ["assert four() == 4"]}),
+    "gui_action": (
+        '<think>The tab.</think><action>{"action": "click", "coordinate": [540, 2273]}</action>',
+        {"expected_action": {"action": "click", "coordinate": [540, 2273], "candidate_bbox": [[456, 2211, 624, 2337]]}},
+    ),
     "json_schema": ('```json\n{"sum": 4}\n```', {"schema": {"type": "object", "required": ["sum"]}}),
 }
 """A completion that deserves the full mark, and the columns of its row."""
