@@ -89,7 +89,11 @@ def train(
 def evaluate(
     benchmarks: Annotated[str, typer.Argument(help="One benchmark, or several with commas; or results to compare.")],
     settings: Annotated[list[str] | None, typer.Argument(help="Its settings, as key=value; or other results.")] = None,
-    model: Annotated[str | None, typer.Option(help="A model directory or hub id.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A model or adapter (directory, hub id), or http://HOST/v1.")
+    ] = None,
+    model_name: Annotated[str | None, typer.Option(help="Which model of the server at http://HOST/v1.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests to that server at a time.")] = 32,
     responses: Annotated[Path | None, typer.Option(help="Grade this file of completions, without a model.")] = None,
     data: Annotated[Path | None, typer.Option(help="A local file instead of the hub's copy.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many items.")] = None,
@@ -104,13 +108,15 @@ def evaluate(
 ) -> None:
     """Evaluate a model on benchmarks, with confidence intervals; or compare two results item by item."""
     from posttrain.evaluation.command import run_comparison, run_evaluations
+    from posttrain.evaluation.model import NamedModel
 
     if compare:
         run_comparison([Path(benchmarks), *map(Path, settings or [])], html)
         return
+    named = None if model is None else NamedModel(model, engine, model_name, concurrency)
     run_evaluations(
-        benchmarks.split(","), settings or [], model=model, responses=responses, data=data, limit=limit,
-        samples=samples, engine=engine, seed=seed, json_file=json_file, output=output, fresh=fresh,
+        benchmarks.split(","), settings or [], model=named, responses=responses, data=data, limit=limit,
+        samples=samples, seed=seed, json_file=json_file, output=output, fresh=fresh,
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 LEVELS = (  # lowest first; parts of one level do not import each other
     {"durable", "errors", "seccomp", "table"},
     {"batch", "rows", "sandbox", "trajectory"},
+    {"endpoint"},
     {"catalog"},
     {"reward", "config"},
     {"models", "environments", "data", "estimator"},

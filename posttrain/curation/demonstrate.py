@@ -22,11 +22,10 @@ from posttrain.curation.demonstration import NoDemonstrationError, messages_of
 from posttrain.curation.written import check_output
 from posttrain.data.examples import Example
 from posttrain.data.sources import load_source
-from posttrain.errors import RecipeError, did_you_mean
-from posttrain.evaluation.command import ENGINES, load_engine
+from posttrain.errors import RecipeError
+from posttrain.evaluation.model import NamedModel, open_model
 from posttrain.rollout.collector import Collector
 from posttrain.rollout.engine import Sampling
-from posttrain.rollout.engines import check_engine
 from posttrain.trajectory import StopReason, Trajectory
 
 TEMPLATE = Path(__file__).with_name("tutorial.txt")
@@ -146,12 +145,11 @@ def _collector(writer: Writer) -> Collector:
     """Plays single turns with the writer's model, ungraded."""
     if writer.samples > 1 and writer.temperature == 0:
         raise RecipeError(f"--samples {writer.samples} with temperature 0 are all the same; allowed: above 0")
-    if writer.engine not in ENGINES:
-        raise RecipeError(f"--engine {writer.engine!r}: not an engine; {did_you_mean(writer.engine, ENGINES)}")
-    check_engine(writer.engine)
-    engine, tokenizer, stop_ids = load_engine(writer.model, writer.engine, writer.seed)
-    sampling = Sampling(writer.max_tokens, stop_ids, writer.temperature)
-    return Collector(engine, catalog.build("environments", "single_turn", {}), None, tokenizer, sampling)
+    model = NamedModel(writer.model, writer.engine)
+    model.check()
+    opened = open_model(model, writer.seed)
+    sampling = Sampling(writer.max_tokens, opened.stop_ids, writer.temperature)
+    return Collector(opened.engine, catalog.build("environments", "single_turn", {}), None, opened.tokenizer, sampling)
 
 
 def _answers(

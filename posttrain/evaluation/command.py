@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -18,20 +17,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from posttrain import catalog
 from posttrain.catalog.members import locate
 from posttrain.config.overrides import apply
-from posttrain.config.schema import ModelSettings, RolloutSettings, TokenizerSettings
 from posttrain.config.tree import COMMAND_LINE, Node
 from posttrain.data.examples import Example
-from posttrain.errors import RecipeError, did_you_mean
+from posttrain.errors import RecipeError
 from posttrain.evaluation.benchmark import Benchmark
 from posttrain.evaluation.compare import compare, write_page
 from posttrain.evaluation.evaluation import Evaluation
+from posttrain.evaluation.model import NamedModel, open_model
 from posttrain.evaluation.responses import grade_responses
 from posttrain.evaluation.runner import evaluate, load_items, make_grader
 from posttrain.evaluation.samples import Samples
 from posttrain.evaluation.table import comparison_table, results_table
-from posttrain.rollout.engines import check_engine, make_engine
 
-ENGINES = ("transformers", "vllm")
 _PLAIN_WIDTH = 200
 
 
@@ -39,26 +36,25 @@ def run_evaluations(
     names: Sequence[str],
     settings: Sequence[str] = (),
     *,
-    model: str | None = None,
+    model: NamedModel | None = None,
     responses: Path | None = None,
     data: Path | None = None,
     limit: int | None = None,
     samples: int | None = None,
-    engine: str = "transformers",
     seed: int = 0,
     json_file: Path | None = None,
     output: Path | None = None,
     fresh: bool = False,
 ) -> list[Evaluation]:
-    """Evaluate the model at `model` (a directory or a hub id) on the benchmarks `names`; print a table.
+    """Evaluate a model on the benchmarks `names`; print a table.
 
     settings: `key=value`, for every benchmark that is named. responses: a file of completions of one benchmark, in
     place of a model. data: a local file in place of the hub's copy, for one benchmark. json_file: written with the
-    figures and every completion. output: where completions are kept as they come, so that the same command goes on
-    after a kill; fresh: play again what is there. UserError before the weights are loaded where a name, a setting, a
-    file or the model is wrong.
+    figures and every completion, and no times: the same evaluation writes the same file. output: where completions are
+    kept as they come, so that the same command goes on after a kill; fresh: play again what is there. UserError before
+    the weights are loaded where a name, a setting, a file or the model is wrong.
     """
-    _check(names, model, responses, engine, json_file)
+    _check(names, model, responses, json_file)
     benchmarks = _benchmarks(names, settings, data, samples)
     items = [list(load_items(benchmark, limit)) for benchmark in benchmarks]
     if responses is not None:
@@ -66,8 +62,8 @@ def run_evaluations(
             results = [grade_responses(benchmarks[0], items[0], responses, grader)]
     else:
         assert model is not None
-        files = [_samples_file(one, model, engine, seed, output, fresh) for one in benchmarks]
-        results = _played(benchmarks, items, files, model, engine, seed)
+        files = [_samples_file(one, model, seed, output, fresh) for one in benchmarks]
+        results = _played(benchmarks, items, files, model, seed)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
     console.print(results_table(results))
     for result in results:
@@ -78,7 +74,11 @@ def run_evaluations(
                 soft_wrap=True,
             )
     if json_file is not None:
-        content = {"model": model, "seed": seed, "evaluations": [result.to_json() for result in results]}
+        content = {
+            "model": None if model is None else model.title,
+            "seed": seed,
+            "evaluations": [result.to_json() for result in results],
+        }
         json_file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     return results
 
@@ -96,18 +96,16 @@ def run_comparison(files: Sequence[Path], page: Path | None = None) -> None:
         console.print(f"page: {page}", markup=False, soft_wrap=True)
 
 
-def _check(
-    names: Sequence[str], model: str | None, responses: Path | None, engine: str, json_file: Path | None
-) -> None:
+def _check(names: Sequence[str], model: NamedModel | None, responses: Path | None, json_file: Path | None) -> None:
     """RecipeError for options that do not fit together."""
     if (model is None) == (responses is None):
-        raise RecipeError("an evaluation needs --model DIR_OR_HUB_ID, or --responses FILE, and not both")
+        raise RecipeError("an evaluation needs --model DIR_OR_HUB_ID_OR_URL, or --responses FILE, and not both")
     if responses is not None and len(names) > 1:
         raise RecipeError(f"--responses {responses}: it is of one benchmark, and {len(names)} are named")
     if responses is not None and not responses.is_file():
         raise RecipeError(f"--responses {responses}: no such file")
-    if engine not in ENGINES:
-        raise RecipeError(f"--engine {engine!r}: not an engine; {did_you_mean(engine, ENGINES)}")
+    if model is not None:
+        model.check()
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise RecipeError(f"--json {json_file}: there is no directory {json_file.absolute().parent}")
 
@@ -116,13 +114,11 @@ def _played(
     benchmarks: Sequence[Benchmark],
     items: Sequence[list[Example]],
     files: Sequence[Samples],
-    model: str,
-    engine: str,
+    model: NamedModel,
     seed: int,
 ) -> list[Evaluation]:
     """Each benchmark by the model, its completions written to its file."""
-    check_engine(engine)
-    sampler, tokenizer, stop_ids = load_engine(model, engine, seed)
+    opened = open_model(model, seed)
     results = []
     for benchmark, rows, file in zip(benchmarks, items, files, strict=True):
         if file.num_completions:
@@ -132,12 +128,12 @@ def _played(
         with make_grader(benchmark) as grader, _progress(benchmark.name) as on_progress:
             result = evaluate(
                 benchmark,
-                sampler,
-                tokenizer,
+                opened.engine,
+                opened.tokenizer,
                 grader,
                 items=rows,
                 seed=seed,
-                stop_ids=stop_ids,
+                stop_ids=opened.stop_ids,
                 samples_file=file,
                 on_progress=on_progress,
             )
@@ -145,23 +141,17 @@ def _played(
     return results
 
 
-def _samples_file(
-    benchmark: Benchmark, model: str, engine: str, seed: int, output: Path | None, fresh: bool
-) -> Samples:
+def _samples_file(benchmark: Benchmark, model: NamedModel, seed: int, output: Path | None, fresh: bool) -> Samples:
     """The file of this benchmark by this model: any change of either, or of how it is graded, is another file."""
-    directory = Path(model)
-    weights = sorted(directory.glob("*.safetensors")) if directory.is_dir() else []
     code = [Path(__file__).parent / "runner.py", *(locate("rewards", one.name) for one in benchmark.rewards)]
     asked = asdict(replace(benchmark, prepare=None))
     identity = {
         "benchmark": json.loads(json.dumps(asked, default=repr)),
-        "model": str(directory.resolve() if directory.is_dir() else model),
-        "weights": [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in weights],
-        "engine": engine,
+        **model.identity(),
         "seed": seed,
         "grading": [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in code],
     }
-    home = output or Path("runs/eval") / re.sub(r"[^\w.-]+", "-", model.strip("/"))
+    home = output or Path("runs/eval") / re.sub(r"[^\w.-]+", "-", model.title.strip("/"))
     found = Samples(home, benchmark.name, identity)
     if fresh:
         found.forget()
@@ -179,26 +169,6 @@ def _benchmarks(
     if data is not None:
         values["data"] = str(data)
     return [catalog.build("eval", name, values).with_samples(samples) for name in names]
-
-
-def load_engine(model: str, engine: str, seed: int) -> tuple[Any, Any, frozenset[int]]:
-    """The engine over the model's weights, the tokenizer, and the tokens that end a completion."""
-    import torch
-
-    from posttrain.data.chat import stop_token_ids
-    from posttrain.models.load import check_model, load_model
-    from posttrain.models.tokenizer import load_tokenizer
-    from posttrain.rollout.weights import engine_dtype
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = str(engine_dtype("auto", device)).removeprefix("torch.")
-    settings = ModelSettings.model_validate({"path": model, "dtype": dtype})
-    check_model(settings)
-    tokenizer = load_tokenizer(TokenizerSettings(), settings)
-    loaded = load_model(settings, tokenizer, seed)
-    stop_ids = stop_token_ids(tokenizer, loaded.generation_config)
-    rollout = RolloutSettings.model_validate({"engine": engine, "dtype": dtype})
-    return make_engine(rollout, loaded.to(device), device), tokenizer, stop_ids
 
 
 @contextmanager

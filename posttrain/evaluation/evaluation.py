@@ -151,11 +151,12 @@ class Evaluation:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """The figures, pass@k where there are several samples, and every completion."""
+        """The figures without the seconds, pass@k where there are several samples, and every completion."""
         beside = {f"pass@{k}": value for k, value in self.pass_at.items()} if self.samples > 1 else {}
         if self.majority is not None:
             beside[f"maj@{self.samples}"] = self.majority
-        return self.summary() | beside | {"completions": [asdict(one) for one in self.completions]}
+        figures = {name: value for name, value in self.summary().items() if name != "seconds"}
+        return figures | beside | {"completions": [asdict(one) for one in self.completions]}
 
 
 def _voted(completions: list[Completed]) -> bool:

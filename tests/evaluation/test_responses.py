@@ -79,7 +79,7 @@ def test_a_question_of_several_items_needs_an_id(tmp_path: Path, monkeypatch: py
 
 def test_options_that_do_not_fit_together(data: Path, tmp_path: Path) -> None:
     file = _write(tmp_path / "r.jsonl", [{"id": "p1", "response": "2"}])
-    with pytest.raises(PosttrainError, match="--model DIR_OR_HUB_ID, or --responses FILE, and not both"):
+    with pytest.raises(PosttrainError, match="--model DIR_OR_HUB_ID_OR_URL, or --responses FILE, and not both"):
         run_evaluations(["gsm8k"], data=data)
     with pytest.raises(PosttrainError, match="it is of one benchmark, and 2 are named"):
         run_evaluations(["gsm8k", "math500"], responses=file)

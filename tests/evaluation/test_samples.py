@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import signal
 import subprocess
@@ -81,7 +80,7 @@ def test_forgotten_completions_are_gone(tmp_path: Path) -> None:
 
 
 def test_a_killed_evaluation_ends_with_the_same_results(tmp_path: Path, model: str) -> None:
-    """Killed at two random moments, then left alone: the result file is that of an undisturbed one but for seconds."""
+    """Killed at two random moments, then left alone: the result file is that of an undisturbed one, byte for byte."""
     draw = random.Random(5)
     expected, _ = _evaluate(tmp_path / "whole", model)
     folder = tmp_path / "killed"
@@ -101,15 +100,13 @@ def test_a_killed_evaluation_ends_with_the_same_results(tmp_path: Path, model: s
 
 def _start(folder: Path, model: str) -> subprocess.Popen[str]:
     folder.mkdir(exist_ok=True)
-    arguments = ["reasoning_gym", "dataset=chain_sum", "size=1200", "max_tokens=24", "--model", model]
+    arguments = ["reasoning_gym", "dataset=chain_sum", "size=700", "max_tokens=16", "--model", model]
     command = [sys.executable, "-m", "posttrain", "eval", *arguments, "--output", "samples", "--json", "out.json"]
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
 
 
-def _evaluate(folder: Path, model: str) -> tuple[object, str]:
+def _evaluate(folder: Path, model: str) -> tuple[bytes, str]:
     process = _start(folder, model)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0
-    (result,) = json.loads((folder / "out.json").read_text())["evaluations"]
-    assert result.pop("seconds") > 0
-    return result, output
+    return (folder / "out.json").read_bytes(), output
