@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from posttrain.data.examples import Example
+from posttrain.evaluation.command import run_evaluations
 from posttrain.evaluation.evaluation import Completed
+from posttrain.evaluation.model import NamedModel
 from posttrain.evaluation.samples import Played, Samples
 from posttrain.trajectory import StopReason
 
@@ -79,34 +81,42 @@ def test_forgotten_completions_are_gone(tmp_path: Path) -> None:
     assert Samples(tmp_path, "b", {}).num_completions == 0
 
 
-def test_a_killed_evaluation_ends_with_the_same_results(tmp_path: Path, model: str) -> None:
+SIZE = 700
+SETTINGS = ("dataset=chain_sum", f"size={SIZE}", "max_tokens=16")
+
+
+def test_a_killed_evaluation_ends_with_the_same_results(
+    tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Killed at two random moments, then left alone: the result file is that of an undisturbed one, byte for byte."""
     draw = random.Random(5)
-    expected, _ = _evaluate(tmp_path / "whole", model)
     folder = tmp_path / "killed"
     for _ in range(2):
         process = _start(folder, model)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not any('"chunk"' in file.read_text() for file in folder.glob("samples/*")):
             assert time.monotonic() < deadline
-            time.sleep(0.05)
-        time.sleep(draw.uniform(0.0, 0.8))
+            time.sleep(0.02)
+        time.sleep(draw.uniform(0.0, 0.5))
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    found, output = _evaluate(folder, model)
-    assert found == expected
-    assert "--fresh plays them again" in output
+    assert not (folder / "out.json").exists()
+    found = _evaluate(folder, model)
+    assert "--fresh plays them again" in capsys.readouterr().out
+    assert found == _evaluate(tmp_path / "whole", model)
+    assert "--fresh plays them again" not in capsys.readouterr().out
+    assert found.count(b'"completion":') == SIZE
 
 
 def _start(folder: Path, model: str) -> subprocess.Popen[str]:
     folder.mkdir(exist_ok=True)
-    arguments = ["reasoning_gym", "dataset=chain_sum", "size=700", "max_tokens=16", "--model", model]
-    command = [sys.executable, "-m", "posttrain", "eval", *arguments, "--output", "samples", "--json", "out.json"]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
+    files = ["--output", str(folder / "samples"), "--json", str(folder / "out.json")]
+    command = [sys.executable, "-m", "posttrain", "eval", "reasoning_gym", *SETTINGS, "--model", model, *files]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def _evaluate(folder: Path, model: str) -> tuple[bytes, str]:
-    process = _start(folder, model)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0
-    return (folder / "out.json").read_bytes(), output
+def _evaluate(folder: Path, model: str) -> bytes:
+    folder.mkdir(exist_ok=True)
+    file, named = folder / "out.json", NamedModel(model)
+    run_evaluations(["reasoning_gym"], SETTINGS, model=named, output=folder / "samples", json_file=file)
+    return file.read_bytes()
