@@ -48,6 +48,8 @@ class TokenSequence:
     token_ids [T]; action_mask [T], True where the token is the policy's (never at position 0: nothing predicts it);
     behavior_logprobs, old_logprobs, reference_logprobs, one per action token, where the sampler, the trainer before
     the update or the reference gave them; old_values, one per action token, from the critic before the update;
+    turn_index, turn_rewards, states: of each action token's turn its number in the trajectory (None: each run of
+    actions is one), what it earned (None: the last turn earned the reward) and the name of the state it acted in;
     temperature at which the actions were sampled and are scored; group:
     sequences of one prompt share it; pair: the two sides of a preference share it; reward None = ungraded or not
     applicable; weight: how often this sequence counts in sums and in their normalisers; trajectory: the sequences of
@@ -66,6 +68,9 @@ class TokenSequence:
     old_logprobs: tuple[float, ...] | None = None
     reference_logprobs: tuple[float, ...] | None = None
     old_values: tuple[float, ...] | None = None
+    turn_index: tuple[int, ...] | None = None
+    turn_rewards: tuple[float, ...] | None = None
+    states: tuple[str, ...] | None = None
     temperature: float = 1.0
     weight: float = 1.0
     trajectory: int = -1
@@ -87,9 +92,20 @@ class TokenSequence:
 
     @property
     def turns(self) -> list[int]:
-        """The turn of each action token, counted from 0: actions without a token of others between them are one."""
+        """The turn of each action token, counted from 0: actions without a token of others between them are one.
+
+        Where turns are recorded, their numbers within the trajectory.
+        """
+        if self.turn_index is not None:
+            return list(self.turn_index)
         starts = [action and not before for before, action in pairwise((False, *self.action_mask))]
         return [turn - 1 for turn, action in zip(accumulate(starts), self.action_mask, strict=True) if action]
+
+
+PER_ACTION = (
+    "behavior_logprobs", "old_logprobs", "reference_logprobs", "old_values", "turn_index", "turn_rewards", "states",
+)  # fmt: skip
+"""The fields of a sequence with one entry for each of its action tokens."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +118,9 @@ class TokenBatch:
     none), source, reward, graded, solved, weight [S]; logprobs (current policy, with gradient), old_logprobs
     (trainer's, before the update), behavior_logprobs (sampler's), reference_logprobs (reference's), entropy [A] in
     nats; values, old_values [A]: the critic's scalars, current (with gradient) and before the update; divergence [A]:
-    from the teacher's distribution, in nats, with gradient; turn_index [A]: the turn within its sequence, from 0.
+    from the teacher's distribution, in nats, with gradient; turn_index [A]: the turn within its sequence, from 0;
+    turn_rewards [A]: what a token's turn earned; state_index [A]: the state its turn acted in, equal where the group
+    was in the same one, -1 where states have no name.
     reward is 0 where graded is False and must not be read there. step: optimiser steps made before this one (a
     scalar). memory: what parts carry from step to step. complete: whether every piece of its sequences is there.
     advantages [K, A] and coefficients [K, S] are filled in by `Algorithm.prepare`.
@@ -128,6 +146,8 @@ class TokenBatch:
     old_values: Tensor | None = None
     divergence: Tensor | None = None
     turn_index: Tensor | None = None
+    turn_rewards: Tensor | None = None
+    state_index: Tensor | None = None
     step: Tensor | None = None
     memory: Mapping[str, float] = field(default_factory=dict)
     complete: bool = True
@@ -152,6 +172,7 @@ class TokenBatch:
         sizes = torch.tensor([s.num_actions for s in sequences], dtype=torch.long)
         first = [s for s, before, own in zip(sequences, [-1, *index], index, strict=False) if own != before]
         owner = torch.tensor(index, dtype=torch.long)
+        turns = torch.tensor(_turns(sequences, index), dtype=torch.long)
         return cls(
             sequence_index=torch.repeat_interleave(owner, sizes),
             group_index=_compact(torch.tensor([s.group for s in first], dtype=torch.long)),
@@ -168,7 +189,9 @@ class TokenBatch:
             old_logprobs=_recorded(sequences, "old_logprobs", dtype),
             reference_logprobs=_recorded(sequences, "reference_logprobs", dtype),
             old_values=_recorded(sequences, "old_values", dtype),
-            turn_index=torch.tensor(_turns(sequences, index), dtype=torch.long),
+            turn_index=turns,
+            turn_rewards=_turn_rewards(sequences, owner, turns, dtype),
+            state_index=_states(sequences),
             step=None if step is None else torch.tensor(step, dtype=dtype),
             memory=memory or {},
         )
@@ -240,7 +263,7 @@ class TokenBatch:
 
 _PER_TOKEN = {
     "logprobs", "old_logprobs", "behavior_logprobs", "reference_logprobs", "entropy", "values", "old_values",
-    "divergence", "turn_index", "advantages",
+    "divergence", "turn_index", "turn_rewards", "state_index", "advantages",
 }  # fmt: skip
 
 
@@ -289,6 +312,32 @@ def _turns(sequences: Sequence[TokenSequence], index: Sequence[int]) -> list[int
     for sequence, own in zip(sequences, index, strict=True):
         number = number if own == owner else 0
         found = sequence.turns
+        if sequence.turn_index is not None:
+            turns += found
+            owner = own
+            continue
         turns += [number + turn for turn in found]
         number, owner = number + (found[-1] + 1 if found else 0), own
     return turns
+
+
+def _turn_rewards(sequences: Sequence[TokenSequence], owner: Tensor, turn_index: Tensor, dtype: torch.dtype) -> Tensor:
+    """What the turn of each action token earned [A]; where that is not recorded, the last turn earned all."""
+    sizes = torch.tensor([s.num_actions for s in sequences], dtype=torch.long)
+    own = torch.repeat_interleave(owner, sizes)
+    last = turn_index.new_zeros(int(owner.max()) + 1 if len(owner) else 0).scatter_reduce(0, own, turn_index, "amax")
+    reward = torch.tensor([0.0 if s.reward is None else s.reward for s in sequences], dtype=dtype)
+    spread = torch.tensor([s.turn_rewards is not None for s in sequences], dtype=torch.bool)
+    recorded = _recorded(sequences, "turn_rewards", dtype)
+    at_end = torch.where(turn_index == last[own], torch.repeat_interleave(reward, sizes), 0.0)
+    return at_end if recorded is None else torch.where(torch.repeat_interleave(spread, sizes), recorded, at_end)
+
+
+def _states(sequences: Sequence[TokenSequence]) -> Tensor:
+    """A number for each state of a group, at the action tokens taken in it [A]; -1 where it has no name."""
+    known: dict[tuple[int, str], int] = {}
+    found: list[int] = []
+    for sequence in sequences:
+        names = sequence.states or ("",) * sequence.num_actions
+        found += [known.setdefault((sequence.group, name), len(known)) if name else -1 for name in names]
+    return torch.tensor(found, dtype=torch.long)

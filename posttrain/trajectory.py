@@ -19,10 +19,22 @@ Prompt = str | tuple[Message, ...]
 
 
 class StopReason(StrEnum):
-    """Why a turn or an episode ended."""
+    """Why a turn ended."""
 
     STOP = "stop"  # the policy sampled a stop token
     LENGTH = "length"  # max_tokens or the model's window was reached
+    ERROR = "error"  # engine or environment failed
+
+
+class EpisodeEnd(StrEnum):
+    """Why an episode ended. All but ERROR are outcomes of the policy's play, and graded."""
+
+    TERMINATED = "terminated"  # the environment: the task is over
+    TRUNCATED = "truncated"  # the environment: cut off
+    TURNS = "turns"  # budget: episode.max_turns
+    TOKENS = "tokens"  # budget: episode.max_tokens, or the conversation has filled the model's window
+    SECONDS = "seconds"  # budget: episode.max_seconds
+    INVALID = "invalid"  # the policy's action could not be carried out, and the recipe ends the episode there
     ERROR = "error"  # engine or environment failed
 
 
@@ -42,6 +54,10 @@ class Turn:
     log-probabilities in nats under the sampling distribution (behavior_logprobs), same length. text: the completion
     decoded without special tokens. num_given: how many of the last prompt_ids were taken from a demonstration's answer
     (`rollout.resets`); their text is part of `text`.
+
+    What the environment said of the action: reward, None where it gave none; state, the name of the state that the
+    action was taken in, "" where it has none; invalid, why the action could not be carried out, None where it was.
+    masked: the turn is context only, its tokens are not trained on.
     """
 
     prompt_ids: tuple[int, ...]
@@ -51,6 +67,10 @@ class Turn:
     policy_version: int
     text: str
     num_given: int = 0
+    reward: float | None = None
+    state: str = ""
+    invalid: str | None = None
+    masked: bool = False
 
     def added(self, before: Turn) -> tuple[int, ...]:
         """The tokens of this prompt after those that it shares with all that `before` read and sampled.
@@ -66,11 +86,13 @@ class Turn:
 class Trajectory:
     """One episode: what was said, what was sampled, and how it was graded.
 
-    columns: the data row that the prompt came from (rewards read their columns from it). rewards: each named reward,
-    None where it failed. reward: their weighted sum, None where any failed ("ungraded"). solved: whether the outcome
+    columns: the data row that the prompt came from (rewards read their columns from it). end: why the episode ended.
+    outcome: the environment's own verdict, whether the task was achieved; None where it has none. rewards: each named
+    reward, None where it failed. reward: their weighted sum, None where any failed ("ungraded"). turn_rewards: how that
+    sum is spread over the turns, where a reward says so; None: all of it lies at the last. solved: whether the outcome
     reward reached its full mark. error: the cause of a failure, in one line. dropped: why nothing is trained on it,
-    where so. generation_seconds, grading_seconds: that the engine's calls and the grading took which it was part of;
-    they do not count in comparisons.
+    where so. generation_seconds, environment_seconds, grading_seconds: that the calls took which it was part of; they
+    do not count in comparisons.
     """
 
     prompt_id: str
@@ -79,12 +101,16 @@ class Trajectory:
     columns: Mapping[str, Any]
     turns: tuple[Turn, ...] = ()
     temperature: float = 1.0
+    end: EpisodeEnd | None = None
+    outcome: bool | None = None
     rewards: dict[str, float | None] = field(default_factory=dict)
     reward: float | None = None
+    turn_rewards: tuple[float, ...] | None = None
     solved: bool | None = None
     error: str | None = None
     dropped: Dropped | None = None
     generation_seconds: float = field(default=0.0, compare=False)
+    environment_seconds: float = field(default=0.0, compare=False)
     grading_seconds: float = field(default=0.0, compare=False)
 
     @property
@@ -101,6 +127,11 @@ class Trajectory:
     def num_completion_tokens(self) -> int:
         """Number of tokens the policy sampled, over all turns."""
         return sum(len(turn.completion_ids) for turn in self.turns)
+
+    @property
+    def num_invalid(self) -> int:
+        """Number of turns whose action could not be carried out."""
+        return sum(turn.invalid is not None for turn in self.turns)
 
 
 @dataclass(frozen=True)

@@ -140,13 +140,13 @@ class TokenizerSettings(Closed):
 class SourceSettings(Closed):
     """Where rows come from, and what they mean.
 
-    path: a hub dataset id, a local .jsonl/.json/.csv/.parquet file, or `reasoning_gym`; for trajectories also a run's
-    directory: exactly the tokens of its rollouts are trained on (or, where it stored none, the texts of its rollouts/).
-    name, split, revision: the hub's. config: settings of a reasoning-gym dataset
-    (`dataset: chain_sum, size: 1000, seed: 1, ...`). columns: our name -> the file's name, "column.key" within an
-    object. template: a format string over the row's columns that makes the prompt. system: a system message in front,
-    or "" to drop the row's own. chat: plain text becomes a conversation. weight: share in the mixture. on_bad_row: stop
-    or skip.
+    path: a hub dataset id, a local .jsonl/.json/.csv/.parquet file, `reasoning_gym`, or `tasks` for an environment that
+    makes its own; for trajectories also a run's directory: exactly the tokens of its rollouts are trained on (or, where
+    it stored none, the texts of its rollouts/). name, split, revision: the hub's. config: settings of a reasoning-gym
+    dataset (`dataset: chain_sum, size: 1000, seed: 1, ...`) or of tasks (`size: 600, seed: 0, ...`; `data.tasks`).
+    columns: our name -> the file's name, "column.key" within an object. template: a format string over the row's
+    columns that makes the prompt. system: a system message in front, or "" to drop the row's own. chat: plain text
+    becomes a conversation. weight: share in the mixture. on_bad_row: stop or skip.
     """
 
     path: str
@@ -269,6 +269,23 @@ class RolloutSettings(ServedSettings):
     max_failure_rate: float = Field(default=0.5, ge=0, le=1)
 
 
+class EpisodeSettings(Closed):
+    """Where an episode of several turns ends at the latest, and what becomes of actions that cannot be carried out.
+
+    max_turns, max_tokens (sampled, over all turns), max_seconds: once one is reached the episode is over and not
+    solved; max_seconds depends on the machine, so that a run with it does not repeat exactly. history_turns: how many
+    of its earlier turns the policy sees, with what was said between them (default: all); what reset said stays, but for
+    its last message, the first observation. invalid: tell, the policy is told why and goes on; mask, the same, and
+    nothing is learnt from that turn; end, the episode is over.
+    """
+
+    max_turns: PositiveInt = 50
+    max_tokens: PositiveInt | None = None
+    max_seconds: PositiveFloat | None = None
+    history_turns: NonNegativeInt | None = None
+    invalid: Literal["tell", "mask", "end"] = "tell"
+
+
 class TrainingSettings(Closed):
     """The optimiser and its steps.
 
@@ -335,6 +352,7 @@ class Recipe(Closed):
     trajectories: list[SourceSettings] = Field(default_factory=list)
     curriculum: CurriculumSettings | None = None
     environment: Named = Named(name="single_turn")
+    episode: EpisodeSettings = EpisodeSettings()
     rewards: list[RewardSettings] = Field(default_factory=list)
     rollout: RolloutSettings = RolloutSettings()
     training: TrainingSettings = TrainingSettings()

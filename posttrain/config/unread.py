@@ -57,9 +57,9 @@ def unread(recipe: Recipe, algorithm: Algorithm) -> dict[str, str]:
     kinds = ("prompts", "demonstrations", "preferences", "trajectories")
     sources = [(f"{kind}.{index}", one) for kind in kinds for index, one in enumerate(getattr(recipe, kind))]
     return found | {
-        f"{place}.config": "it belongs to `path: reasoning_gym`"
+        f"{place}.config": "it belongs to `path: reasoning_gym` and `path: tasks`"
         for place, one in sources
-        if one.path != "reasoning_gym"
+        if one.path not in ("reasoning_gym", "tasks")
     }
 
 
@@ -139,12 +139,13 @@ def _unused_in_rollouts(recipe: Recipe, algorithm: Algorithm) -> dict[str, str]:
     if "rollouts" not in algorithm.sources:
         samples = f"algorithm {name!r} samples no rollouts"
         written = "tracking.groups_per_step", "tracking.trajectories"
-        found = dict.fromkeys(("prompts", "rewards", "environment", *written), samples)
+        found = dict.fromkeys(("prompts", "rewards", "environment", "episode", *written), samples)
         reason = f"{samples}, and an evaluation samples as its benchmark says" if evaluates else samples
         read = EVALUATION_READS | SERVED_READS if evaluates else frozenset()
         return found | {f"rollout.{key}": reason for key in RolloutSettings.model_fields if key not in read}
+    found = {"episode": "environment single_turn has one turn"} if recipe.environment.name == "single_turn" else {}
     if algorithm.grades_rollouts:
-        return {}
+        return found
     ungraded = f"nothing in algorithm {name!r} reads rewards of rollouts"
     unread = frozenset() if evaluates else GRADING
-    return dict.fromkeys(("rewards", "rollout.max_draws", *(f"rollout.{key}" for key in unread)), ungraded)
+    return found | dict.fromkeys(("rewards", "rollout.max_draws", *(f"rollout.{key}" for key in unread)), ungraded)

@@ -21,7 +21,12 @@ from posttrain.errors import did_you_mean
 
 Path = tuple[str | int, ...]
 
-TRAJECTORY_INPUTS = frozenset({"completion", "completion_messages", "prompt", "stop_reason", "num_tokens"})
+TRAJECTORY_INPUTS = frozenset(
+    {
+        "completion", "completion_messages", "prompt", "stop_reason", "num_tokens", "episode_outcome", "episode_end",
+        "environment_rewards", "invalid_actions", "states",
+    }
+)  # fmt: skip
 """What a reward can read without the data's columns."""
 
 _HALF_STEP = {"bfloat16": 5e-5, "float16": 5e-6}

@@ -12,7 +12,7 @@ turn starts a sequence of its own, so that every turn is trained on the context 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _PROBE = "posttrain-probe"
+
+Tools = Sequence[Mapping[str, Any]]
+"""JSON schemas of functions."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +47,20 @@ class TurnEnd:
     terminator: int
 
 
-def encode_prompt(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+def encode_prompt(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, tools: Tools = ()) -> tuple[int, ...]:
     """The tokens that a completion continues.
 
     A conversation is rendered with the generation prompt. Plain text is tokenised as it is, with what the tokenizer
     puts in front of a text (bos), without what it puts behind. Raises DataError where the template fails.
     """
     if not isinstance(prompt, str):
-        return _ids(render(prompt, tokenizer, generation_prompt=True), tokenizer)
-    return _leading_ids(tokenizer) + _ids(prompt, tokenizer)
+        return encode_text(render(prompt, tokenizer, generation_prompt=True, tools=tools), tokenizer)
+    return _leading_ids(tokenizer) + encode_text(prompt, tokenizer)
+
+
+def encode_text(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """A text's tokens, with nothing added."""
+    return tuple(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
 
 def encode_demonstration(prompt: Prompt, completion: Completion, tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:
@@ -65,7 +73,7 @@ def encode_demonstration(prompt: Prompt, completion: Completion, tokenizer: PreT
     if isinstance(prompt, str) and isinstance(completion, str):
         if tokenizer.eos_token_id is None:
             raise DataError(f"tokenizer '{tokenizer.name_or_path}' has no eos token to end a completion with")
-        actions = (*_ids(completion, tokenizer), tokenizer.eos_token_id)
+        actions = (*encode_text(completion, tokenizer), tokenizer.eos_token_id)
         return [_encoded([(encode_prompt(prompt, tokenizer), False), (actions, True)])]
     if isinstance(prompt, str) or isinstance(completion, str):
         raise DataError("prompt and completion must both be text or both be conversations")
@@ -83,10 +91,10 @@ def encode_demonstration(prompt: Prompt, completion: Completion, tokenizer: PreT
             continue
         prefix, turn = _split(messages[: index + 1], end, tokenizer)
         if sequences and prefix.startswith(so_far):
-            sequences[-1].append((_ids(prefix[len(so_far) :], tokenizer), False))
+            sequences[-1].append((encode_text(prefix[len(so_far) :], tokenizer), False))
         else:
-            sequences.append([(_ids(prefix, tokenizer), False)])
-        actions = _ids(turn, tokenizer)
+            sequences.append([(encode_text(prefix, tokenizer), False)])
+        actions = encode_text(turn, tokenizer)
         if actions[-1:] != (end.terminator,):
             raise DataError(f"the assistant turn {turn[-80:]!r} does not end with the token of {end.text!r}")
         sequences[-1].append((actions, True))
@@ -137,8 +145,10 @@ def coloured_sample(encoded: Sequence[Encoded], tokenizer: PreTrainedTokenizerBa
     return "\n".join(sequences)
 
 
-def render(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, *, generation_prompt: bool) -> str:
-    """The chat template's text. Raises DataError where there is no template or it fails on these messages."""
+def render(
+    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, *, generation_prompt: bool, tools: Tools = ()
+) -> str:
+    """The chat template's text, which shows `tools`; DataError where there is no template or it fails on these."""
     from jinja2 import TemplateError
 
     if not tokenizer.chat_template:
@@ -148,7 +158,10 @@ def render(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, *, g
         )
     try:
         text: str = tokenizer.apply_chat_template(
-            [dict(message) for message in messages], tokenize=False, add_generation_prompt=generation_prompt
+            [dict(message) for message in messages],
+            tools=[dict(tool) for tool in tools] or None,
+            tokenize=False,
+            add_generation_prompt=generation_prompt,
         )
     except (TemplateError, TypeError, ValueError) as error:
         roles = ", ".join(str(message["role"]) for message in messages)
@@ -180,7 +193,7 @@ def _turn_end(tokenizer: PreTrainedTokenizerBase) -> TurnEnd | None:
         raise DataError(f"the chat template of '{tokenizer.name_or_path}' leaves out the assistant's content")
     tail = text[text.rindex(_PROBE) + len(_PROBE) :]
     special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
-    for token in _ids(tail, tokenizer):
+    for token in encode_text(tail, tokenizer):
         if token in special:
             spelled = tokenizer.convert_ids_to_tokens(token)
             end = tail.index(spelled) + len(spelled)
@@ -207,14 +220,9 @@ def _split(messages: Sequence[Message], end: TurnEnd, tokenizer: PreTrainedToken
     return prefix, turn[: len(turn) - len(end.rest)]
 
 
-def _ids(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """A text's tokens, with nothing added."""
-    return tuple(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
-
-
 def _leading_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """What the tokenizer puts in front of a text (bos, or nothing)."""
-    plain, special = _ids("a", tokenizer), tuple(tokenizer("a").input_ids)
+    plain, special = encode_text("a", tokenizer), tuple(tokenizer("a").input_ids)
     starts = range(len(special) - len(plain) + 1)
     return special[: next((start for start in starts if special[start : start + len(plain)] == plain), 0)]
 

@@ -22,7 +22,7 @@ from posttrain.errors import DataError
 
 FOLDER = "trajectories"
 TOKENIZER = "tokenizer.json"
-FORMAT = 1
+FORMAT = 2
 ROWS_PER_GROUP = 64
 AS_JSON = ("prompt", "columns", "rewards")
 _NAME = re.compile(r"step_(\d+)_rank_(\d+)\.parquet")
@@ -46,6 +46,10 @@ def schema() -> Any:
         "policy_version": pa.int64(),
         "text": pa.string(),
         "num_given": pa.int32(),
+        "reward": pa.float64(),
+        "state": pa.string(),
+        "invalid": pa.string(),
+        "masked": pa.bool_(),
     }
     columns = {
         "step": pa.int64(),
@@ -63,12 +67,16 @@ def schema() -> Any:
         "num_completion_tokens": pa.int32(),
         "advantage": pa.list_(pa.float32()),
         "temperature": pa.float64(),
+        "end": pa.string(),
+        "outcome": pa.bool_(),
         "rewards": pa.string(),
         "reward": pa.float64(),
+        "turn_rewards": pa.list_(pa.float64()),
         "solved": pa.bool_(),
         "error": pa.string(),
         "dropped": pa.string(),
         "generation_seconds": pa.float64(),
+        "environment_seconds": pa.float64(),
         "grading_seconds": pa.float64(),
     }
     return pa.schema(list(columns.items()))

@@ -1,4 +1,4 @@
-"""Loads a data source of a recipe: a hub dataset, a local file, or a reasoning-gym dataset.
+"""Loads a data source of a recipe: a hub dataset, a local file, a reasoning-gym dataset, or tasks of an environment.
 
 Local files are read and checked whole at load. Hub and generated rows are made when they are asked for; of these the
 first row is checked at load (their columns are typed, so it stands for the others), and every row where bad rows are
@@ -15,7 +15,7 @@ from typing import Any
 
 from posttrain.config.hub import hub_reachable
 from posttrain.config.schema import SourceSettings
-from posttrain.data import reasoning_gym
+from posttrain.data import reasoning_gym, tasks
 from posttrain.data.examples import Example, Examples
 from posttrain.data.formats import BadRowError, RowFormat
 from posttrain.data.readers import READERS, read_rows
@@ -24,6 +24,7 @@ from posttrain.data.trajectories import by_prompt, from_store, rollout_files
 from posttrain.errors import DataError, did_you_mean
 
 REASONING_GYM = "reasoning_gym"
+TASKS = "tasks"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -44,14 +45,18 @@ def load_source(settings: SourceSettings, kind: str) -> Examples:
         settings = settings.model_copy(update={"columns": {**defaults, **settings.columns}, "chat": True})
         num_rows, row = reasoning_gym.rows(settings.config, kind)
         examples = _indexed(settings, kind, reasoning_gym.describe(settings.config), num_rows, row)
+    elif settings.path == TASKS:
+        _reject(settings, "does not apply to tasks", name=None, split="train", revision=None, template=None, chat=False)
+        num_rows, row = tasks.rows(settings.config)
+        examples = _indexed(settings, kind, tasks.describe(settings.config), num_rows, row)
     elif path.suffix in READERS or path.is_file() or (kind == "trajectories" and rollout_files(path)):
         _reject(settings, "applies to hub datasets, not to files", name=None, split="train", revision=None)
-        _reject(settings, "applies to reasoning_gym, not to files", config={})
+        _reject(settings, "applies to reasoning_gym and tasks, not to files", config={})
         examples = _local(settings, kind, path)
     elif kind == "trajectories" and (path / "recipe.yaml").is_file():
         raise DataError(f"{path}: this run left no rollouts to read; allowed: one that did, or a file of trajectories")
     else:
-        _reject(settings, "applies to reasoning_gym, not to hub datasets", config={})
+        _reject(settings, "applies to reasoning_gym and tasks, not to hub datasets", config={})
         dataset = _hub(settings)
         examples = _indexed(settings, kind, f"{settings.path}[{settings.split}]", len(dataset), dataset.__getitem__)
     if kind == "trajectories":

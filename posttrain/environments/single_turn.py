@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from posttrain.environments import Environment, Observation, Step
 from posttrain.trajectory import Prompt
@@ -14,9 +14,14 @@ from posttrain.trajectory import Prompt
 class _SingleTurn:
     """Shows the row's prompt as it is."""
 
+    capacity: ClassVar[int | None] = None
+
     async def reset(self, prompt: Prompt, columns: Mapping[str, Any], seed: int) -> tuple[Observation, _OneStep]:
         """The prompt, and an episode that ends with its first completion. Nothing is random."""
         return Observation(prompt), _OneStep()
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,11 @@ Per = Literal["token", "turn"]
 class Gae:
     """A_t = sum_{k>=0} (gamma lambda)^k delta_{t+k}, delta_t = r_t + gamma V_{t+1} - V_t (arXiv 1506.02438, eq. 16).
 
-    V are the critic's values before the update (`old_values`), 0 after a sequence's last action. A sequence's reward
-    lies at its last action; kl_weight > 0 subtracts kl_weight log(pi_old / pi_ref) from every token's (k1;
-    arXiv 2203.02155, eq. 2). per "turn": a step is a turn, V its first action's value, r the sum over its tokens, and
-    all its tokens have its advantage. A sequence cut at its length limit counts as ended. Ungraded sequences have 0.
+    V are the critic's values before the update (`old_values`), 0 after a sequence's last action. What a turn earned
+    (`turn_rewards`; without rewards of turns all lies at the last) is the reward of its last action; kl_weight > 0
+    subtracts kl_weight log(pi_old / pi_ref) from every token's (k1; arXiv 2203.02155, eq. 2). per "turn": a step is a
+    turn, V its first action's value, r the sum over its tokens, and all its tokens have its advantage. A sequence cut
+    at its length limit counts as ended. Ungraded sequences have 0.
     """
 
     gamma: float = 1.0
@@ -44,7 +45,7 @@ class Gae:
     def needs(self) -> frozenset[str]:
         """Rewards, values, and what the penalty reads."""
         penalty = {"old_logprobs", "reference_logprobs"} if self.kl_weight else set()
-        return frozenset({"rewards", "old_values"} | penalty)
+        return frozenset({"rewards", "turn_rewards", "old_values"} | penalty)
 
     @property
     def formula(self) -> str:
@@ -89,10 +90,11 @@ class Gae:
         return advantage[step], values[step]
 
     def _rewards(self, batch: TokenBatch) -> Tensor:
-        """r_t [A], in float64: the sequence's reward at its last action, less the penalty."""
-        own = batch.sequence_index
-        last = torch.cat([own[1:] != own[:-1], torch.ones_like(own[:1], dtype=torch.bool)])
-        rewards = torch.where(last, batch.broadcast(batch.reward), 0.0).double()
+        """r_t [A], in float64: a turn's reward at its last action, less the penalty."""
+        own, turn = batch.sequence_index, read.field(batch, "turn_index")
+        goes_on = (own[1:] == own[:-1]) & (turn[1:] == turn[:-1])
+        last = torch.cat([~goes_on, torch.ones_like(own[:1], dtype=torch.bool)])
+        rewards = torch.where(last, read.field(batch, "turn_rewards"), 0.0).double()
         if self.kl_weight:
             penalty = read.field(batch, "old_logprobs") - read.field(batch, "reference_logprobs")
             rewards = rewards - self.kl_weight * penalty

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from posttrain.config.schema import Named, SourceSettings
+from posttrain.config.schema import EpisodeSettings, Named, SourceSettings
 from posttrain.data.examples import Example
 from posttrain.errors import RecipeError
 from posttrain.reward import RewardSpec
@@ -28,6 +28,7 @@ class Benchmark:
     source: SourceSettings
     rewards: tuple[RewardSpec, ...]
     environment: Named = field(default_factory=lambda: Named(name="single_turn"))
+    episode: EpisodeSettings = field(default_factory=EpisodeSettings)
     max_tokens: int = 1024
     temperature: float = 0.0
     top_p: float = 1.0

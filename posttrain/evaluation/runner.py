@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -59,9 +60,10 @@ def evaluate(
     benchmark = benchmark.with_samples(samples)
     items = list(load_items(benchmark, limit) if items is None else items)[:limit]
     grader.check_columns(items[0].columns)
+    environment = catalog.build("environments", benchmark.environment.name, benchmark.environment.settings)
     collector = Collector(
         engine,
-        catalog.build("environments", benchmark.environment.name, benchmark.environment.settings),
+        environment,
         grader,
         tokenizer,
         Sampling(
@@ -72,23 +74,25 @@ def evaluate(
             top_k=benchmark.top_k,
         ),
         attempts,
+        limits=benchmark.episode,
     )
     play = partial(_play, collector, benchmark, seed, max_failure_rate, [])
     whole = on_progress is None and samples_file is None
     at_once = len(items) if whole else max(1, _SAMPLES_AT_ONCE // benchmark.samples)
     completions: list[Completed] = []
     seconds = 0.0
-    for first in range(0, len(items), at_once):
-        asked = items[first : first + at_once]
-        made = None if samples_file is None else samples_file.find(first, asked)
-        if made is None:
-            made = play(asked)
-            if samples_file is not None:
-                samples_file.add(first, asked, made)
-        completions += made.completions
-        seconds += made.seconds
-        if on_progress is not None:
-            on_progress(first + len(asked), len(items))
+    with closing(environment):
+        for first in range(0, len(items), at_once):
+            asked = items[first : first + at_once]
+            made = None if samples_file is None else samples_file.find(first, asked)
+            if made is None:
+                made = play(asked)
+                if samples_file is not None:
+                    samples_file.add(first, asked, made)
+            completions += made.completions
+            seconds += made.seconds
+            if on_progress is not None:
+                on_progress(first + len(asked), len(items))
     return Evaluation(benchmark.name, benchmark.samples, tuple(completions), seconds)
 
 
@@ -115,6 +119,7 @@ _SAMPLES_AT_ONCE = 256
 def completed(trajectory: Trajectory, outcome: str) -> Completed:
     """What an evaluation keeps of a graded trajectory; outcome: the reward whose answer counts."""
     value = trajectory.rewards.get(outcome)
+    reads = isinstance(value, Graded) and value.reads_answer
     answer = value.answer if isinstance(value, Graded) else None
     return Completed(
         id=trajectory.prompt_id,
@@ -126,5 +131,5 @@ def completed(trajectory: Trajectory, outcome: str) -> Completed:
         error=trajectory.error,
         prompt=trajectory.prompt,
         answer=answer,
-        extracted=answer is not None if isinstance(value, Graded) else None,
+        extracted=answer is not None if reads else None,
     )

@@ -1,25 +1,37 @@
-"""A reward that also says which answer it read out of a completion."""
+"""A reward that also says which answer it read out of a completion, or what each turn earned."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Self
 
 
 class Graded(float):
-    """A reward's value, and the answer it found in the completion; None where it found none.
+    """A reward's value, the answer it found in the completion (None: it found none), and what each turn earned.
 
-    Evaluations count completions without an answer, and vote over answers (maj@k). A reward that reads no answer
-    returns a plain number.
+    Evaluations count completions without an answer, and vote over answers (maj@k); a reward that reads no answer
+    returns a plain number, or `spread`. turns: one number a turn, which add up to the value; None: the last turn earned
+    it all.
     """
 
     answer: str | None
+    turns: tuple[float, ...] | None
+    reads_answer: bool
 
-    def __new__(cls, value: float, answer: str | None) -> Self:
+    def __new__(
+        cls, value: float, answer: str | None, turns: tuple[float, ...] | None = None, reads_answer: bool = True
+    ) -> Self:
         """The number `value`, with `answer`."""
         self = super().__new__(cls, value)
-        self.answer = answer
+        self.answer, self.turns, self.reads_answer = answer, turns, reads_answer
         return self
 
-    def __getnewargs__(self) -> tuple[float, str | None]:  # type: ignore[override]
+    @classmethod
+    def spread(cls, turns: Iterable[float]) -> Self:
+        """The sum of what the turns earned; no answer is read."""
+        each = tuple(turns)
+        return cls(sum(each), None, each, reads_answer=False)
+
+    def __getnewargs__(self) -> tuple[float, str | None, tuple[float, ...] | None, bool]:  # type: ignore[override]
         """What makes it again in another process."""
-        return float(self), self.answer
+        return float(self), self.answer, self.turns, self.reads_answer

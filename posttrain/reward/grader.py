@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from posttrain import catalog
 from posttrain.errors import RecipeError
+from posttrain.reward.graded import Graded
 from posttrain.reward.pool import WorkerPool
 from posttrain.reward.signature import RewardInputs
 from posttrain.reward.worker import Call, Failure, Outcome, Setup
@@ -85,7 +86,7 @@ class Grader:
                 self._record(trajectory, [outcomes[row, column] for column in range(len(self.rewards))])
             else:
                 trajectory.rewards = {reward.name: None for reward in self.rewards}
-                trajectory.reward = trajectory.solved = None
+                trajectory.reward = trajectory.turn_rewards = trajectory.solved = None
 
     def _record(self, trajectory: Trajectory, outcomes: Sequence[Outcome]) -> None:
         values: dict[str, float] = {}
@@ -97,12 +98,27 @@ class Grader:
             else:
                 values[reward.name] = outcome
         trajectory.rewards = {reward.name: values.get(reward.name) for reward in self.rewards}
-        trajectory.reward = trajectory.solved = None
+        trajectory.reward = trajectory.turn_rewards = trajectory.solved = None
         if errors:
             trajectory.error = "; ".join(errors)
         else:
             trajectory.reward = sum(reward.weight * values[reward.name] for reward in self.rewards)
+            trajectory.turn_rewards = self._spread(values, len(trajectory.turns))
             trajectory.solved = values[self._outcome] >= 1.0
+
+    def _spread(self, values: Mapping[str, float], num_turns: int) -> tuple[float, ...] | None:
+        """What each turn earned, where a reward says so; the others' lie at the last turn."""
+        turns = [0.0] * num_turns
+        spread = False
+        for reward in self.rewards:
+            value = values[reward.name]
+            own = value.turns if isinstance(value, Graded) else None
+            if own is None or len(own) != num_turns:
+                turns[-1:] = [turns[-1] + reward.weight * value] if turns else []
+                continue
+            spread = True
+            turns = [earned + reward.weight * one for earned, one in zip(turns, own, strict=True)]
+        return tuple(turns) if spread else None
 
     def close(self) -> None:
         """Kill the workers."""

@@ -29,6 +29,11 @@ _FROM_TRAJECTORY: dict[str, Callable[[Trajectory], Any]] = {
     "prompt": lambda trajectory: trajectory.prompt,
     "stop_reason": lambda trajectory: str(trajectory.stop_reason),
     "num_tokens": lambda trajectory: trajectory.num_completion_tokens,
+    "episode_outcome": lambda trajectory: trajectory.outcome,
+    "episode_end": lambda trajectory: None if trajectory.end is None else str(trajectory.end),
+    "environment_rewards": lambda trajectory: [turn.reward for turn in trajectory.turns],
+    "invalid_actions": lambda trajectory: [turn.invalid is not None for turn in trajectory.turns],
+    "states": lambda trajectory: [turn.state for turn in trajectory.turns],
 }
 
 

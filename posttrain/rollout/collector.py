@@ -1,22 +1,22 @@
-"""Plays and grades groups of trajectories: all episodes in lockstep, one engine call a turn."""
+"""Plays and grades groups of trajectories: the episodes that run side by side in lockstep, one engine call a turn."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from posttrain.data.chat import encode_prompt
+from posttrain.config.schema import EpisodeSettings
 from posttrain.data.examples import Example
 from posttrain.environments import Environment
 from posttrain.errors import TooManyFailuresError
-from posttrain.rollout.engine import Engine, Request, Sampling
+from posttrain.rollout.engine import Engine, Request, Sampling, prompt_error
 from posttrain.rollout.episode import RunningEpisode, Slot
 from posttrain.rollout.resets import first_turn, given_tokens
-from posttrain.trajectory import Group, StopReason, Trajectory
+from posttrain.trajectory import EpisodeEnd, Group, StopReason, Trajectory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,6 +37,7 @@ class Collector:
     grader: None where nothing reads rewards. attempts: how often a trajectory is tried where the engine or the
     environment fails; after the last it is kept with its error, ungraded. Grading is not tried again: the same
     completion would fail the same way. reset_probability: of a rollout to start inside its example's demonstration.
+    limits: of episodes.
     """
 
     engine: Engine
@@ -46,6 +47,7 @@ class Collector:
     sampling: Sampling
     attempts: int = 2
     reset_probability: float = 0.0
+    limits: EpisodeSettings = field(default_factory=EpisodeSettings)
 
     def collect(self, examples: Sequence[Example], group_size: int, seed: int, *, first_sample: int = 0) -> list[Group]:
         """One group of `group_size` trajectories per example, in order, numbered from `first_sample`.
@@ -84,33 +86,68 @@ class Collector:
         trajectories: dict[int, Trajectory] = {}
         pending = list(range(len(slots)))
         for attempt in range(self.attempts):
-            episodes = [RunningEpisode(slots[i], attempt, seed, self.sampling.temperature) for i in pending]
-            try:
-                await asyncio.gather(*(episode.start(self.environment) for episode in episodes))
-                while running := [episode for episode in episodes if not episode.ended]:
-                    await self._turn(running)
-            finally:
-                await asyncio.gather(*(episode.close() for episode in episodes))
+            episodes = [
+                RunningEpisode(slots[i], attempt, seed, self.sampling.temperature, self.limits) for i in pending
+            ]
+            await self._play_all(episodes)
             trajectories |= {i: episode.trajectory for i, episode in zip(pending, episodes, strict=True)}
             pending = [i for i in pending if trajectories[i].error is not None]
         return [trajectories[i] for i in range(len(slots))]
 
+    async def _play_all(self, episodes: Sequence[RunningEpisode]) -> None:
+        """Play each to its end, as many at once as the environment has room for: where one ends the next starts."""
+        waiting = deque(episodes)
+        running: list[RunningEpisode] = []
+        room = self.environment.capacity or len(episodes)
+        try:
+            while waiting or running:
+                started = [waiting.popleft() for _ in range(min(room - len(running), len(waiting)))]
+                running += started
+                await asyncio.gather(*(episode.start(self.environment) for episode in started))
+                await self._turn([episode for episode in running if not episode.ended])
+                ended = [episode for episode in running if episode.ended]
+                await asyncio.gather(*(episode.close() for episode in ended))
+                running = [episode for episode in running if not episode.ended]
+        finally:
+            await asyncio.gather(*(episode.close() for episode in running))
+
     async def _turn(self, episodes: Sequence[RunningEpisode]) -> None:
         """Sample one completion for each episode, then let the environments answer side by side."""
-        # Samples of one prompt hold the same object: each is rendered once.
-        rendered = {id(episode.conversation): episode.conversation for episode in episodes}
-        encoded = {key: encode_prompt(prompt, self.tokenizer) for key, prompt in rendered.items()}
-        prompts = [encoded[id(episode.conversation)] + episode.given for episode in episodes]
-        requests = [Request(ids, episode.turn_seed) for ids, episode in zip(prompts, episodes, strict=True)]
+        prompts = self._prompts(episodes)
+        episodes = [episode for episode in episodes if not episode.ended]
+        requests = [Request(prompts[id(episode)], episode.turn_seed) for episode in episodes]
+        if not requests:
+            return
         start = time.monotonic()
         completions = self.engine.generate(requests, self.sampling)
         seconds = time.monotonic() - start
-        for episode in episodes:
-            episode.trajectory.generation_seconds += seconds
         said = [[*episode.given, *c.token_ids] for episode, c in zip(episodes, completions, strict=True)]
         texts = self.tokenizer.batch_decode(said, skip_special_tokens=True)
-        taken = zip(episodes, prompts, completions, texts, strict=True)
-        await asyncio.gather(*(episode.take(ids, completion, text) for episode, ids, completion, text in taken))
+        for episode, request, ids in zip(episodes, requests, said, strict=True):
+            episode.trajectory.generation_seconds += seconds
+            start_ids = request.prompt_ids[: len(request.prompt_ids) - len(episode.given)]
+            episode.conversation.sampled(start_ids, ids)
+        taken = zip(episodes, requests, completions, texts, strict=True)
+        await asyncio.gather(*(one.take(asked.prompt_ids, answer, text) for one, asked, answer, text in taken))
+
+    def _prompts(self, episodes: Sequence[RunningEpisode]) -> dict[int, tuple[int, ...]]:
+        """The tokens that each episode's next completion continues, by the episode's id.
+
+        A conversation that has filled the model's window ends its episode; one that never fitted is the engine's error.
+        """
+        first: dict[int, tuple[int, ...]] = {}  # samples of one prompt hold the same object: each is rendered once
+        found: dict[int, tuple[int, ...]] = {}
+        for episode in episodes:
+            conversation, known = episode.conversation, id(episode.conversation.prompt)
+            if episode.trajectory.turns:
+                found[id(episode)] = conversation.encode(self.tokenizer)
+                if prompt_error(len(found[id(episode)]), self.engine.window) is not None:
+                    episode.end(EpisodeEnd.TOKENS)
+                continue
+            if known not in first:
+                first[known] = conversation.encode(self.tokenizer)
+            found[id(episode)] = first[known] + episode.given
+        return found
 
 
 NO_REWARD = "no reward"

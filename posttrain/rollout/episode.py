@@ -1,21 +1,20 @@
-"""One episode in progress: it turns completions into turns, asks the environment, and ends in a trajectory.
-
-Each turn's prompt is the whole conversation rendered anew by the chat template; the sampled ids of earlier turns are
-kept as they were (`rollout.sequences` joins turns where the rendering continues them exactly).
-"""
+"""One episode in progress: it turns completions into turns, asks the environment, and ends in a trajectory."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from dataclasses import dataclass
+import time
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from posttrain.config.schema import EpisodeSettings
 from posttrain.data.examples import Example
-from posttrain.environments import Environment, Episode
+from posttrain.environments import Environment, Episode, Step, told
 from posttrain.errors import PosttrainError, RunError
+from posttrain.rollout.conversation import Conversation
 from posttrain.rollout.engine import Completion
 from posttrain.rollout.seeds import derived_seed
-from posttrain.trajectory import Prompt, StopReason, Trajectory, Turn
+from posttrain.trajectory import EpisodeEnd, Message, StopReason, Trajectory, Turn
 
 _T = TypeVar("_T")
 
@@ -34,10 +33,13 @@ class Slot:
 
 
 class RunningEpisode:
-    """The state of one attempt at a slot. `ended` once the environment ended it or something failed."""
+    """The state of one attempt at a slot. `ended` once the environment or a limit ended it, or something failed."""
 
-    def __init__(self, slot: Slot, attempt: int, seed: int, temperature: float) -> None:
+    def __init__(
+        self, slot: Slot, attempt: int, seed: int, temperature: float, limits: EpisodeSettings | None = None
+    ) -> None:
         self.slot, self.attempt, self.seed = slot, attempt, seed
+        self.limits = EpisodeSettings() if limits is None else limits
         self.trajectory = Trajectory(
             prompt_id=slot.example.id,
             attempt=attempt,
@@ -45,9 +47,15 @@ class RunningEpisode:
             columns=slot.example.columns,
             temperature=temperature or 1.0,
         )
-        self.conversation: Prompt = slot.example.prompt
-        self.ended = False
+        self.conversation = Conversation(slot.example.prompt, self.limits.history_turns)
         self._episode: Episode | None = None
+        self._state = ""
+        self._began = time.monotonic()
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more is asked of the policy."""
+        return self.trajectory.end is not None
 
     @property
     def turn_seed(self) -> int:
@@ -68,7 +76,9 @@ class RunningEpisode:
         started = await self._guarded(environment.reset(example.prompt, example.columns, seed))
         if started is not None:
             observation, self._episode = started
-            self.trajectory.prompt = self.conversation = observation.messages
+            self.trajectory.prompt = observation.messages
+            self.conversation.start(observation)
+            self._state = observation.state
 
     async def take(self, prompt_ids: tuple[int, ...], completion: Completion, text: str) -> None:
         """Record a completion and ask the environment for its answer."""
@@ -83,30 +93,56 @@ class RunningEpisode:
             completion.policy_version,
             text,
             len(self.given),
+            state=self._state,
         )
+        before = self.trajectory.turns
         self.trajectory.turns += (turn,)
         assert self._episode is not None
         step = await self._guarded(self._episode.step(text))
         if step is None:
             return
-        if step.terminated or step.truncated:
-            self.ended = True
-        elif isinstance(self.conversation, str):
+        masked = step.invalid is not None and self.limits.invalid == "mask"
+        self.trajectory.turns = (*before, replace(turn, reward=step.reward, invalid=step.invalid, masked=masked))
+        end = self._end(step)
+        if end is not None:
+            self.end(end, step.solved)
+            return
+        if isinstance(self.conversation.prompt, str):
             raise RunError(
                 f"the environment goes on after a completion of the plain text prompt {self.trajectory.prompt_id}; "
                 "allowed: conversations (set `chat: true` on the source, or let reset return messages)"
             )
-        else:
-            said = {"role": "assistant", "content": text}
-            self.conversation = (*self.conversation, said, *step.observation)
+        self.conversation.add(text, _answer(step))
+        self._state = self._state if step.invalid is not None else step.observation.state
+
+    def end(self, end: EpisodeEnd, solved: bool | None = None) -> None:
+        """Nothing more is played; where a limit ended it before the environment did, it is not solved."""
+        of_environment = end in (EpisodeEnd.TERMINATED, EpisodeEnd.TRUNCATED)
+        self.trajectory.end = end
+        self.trajectory.outcome = solved if of_environment else False
 
     async def close(self) -> None:
         """Let the environment free what the episode holds."""
         if self._episode is not None:
-            await self._guarded(self._episode.close())
+            episode, self._episode = self._episode, None
+            await self._guarded(episode.close())
+
+    def _end(self, step: Step) -> EpisodeEnd | None:
+        """Why the episode is over after this step, the environment's reasons before the limits'."""
+        limits, trajectory = self.limits, self.trajectory
+        reasons = (
+            (step.terminated, EpisodeEnd.TERMINATED),
+            (step.truncated, EpisodeEnd.TRUNCATED),
+            (step.invalid is not None and limits.invalid == "end", EpisodeEnd.INVALID),
+            (len(trajectory.turns) >= limits.max_turns, EpisodeEnd.TURNS),
+            (trajectory.num_completion_tokens >= (limits.max_tokens or float("inf")), EpisodeEnd.TOKENS),
+            (time.monotonic() - self._began >= (limits.max_seconds or float("inf")), EpisodeEnd.SECONDS),
+        )
+        return next((end for holds, end in reasons if holds), None)
 
     async def _guarded(self, answer: Awaitable[_T]) -> _T | None:
         """The environment's answer; None, and a failed episode, where it raised anything but an error of ours."""
+        began = time.monotonic()
         try:
             return await answer
         except PosttrainError:
@@ -114,7 +150,17 @@ class RunningEpisode:
         except Exception as error:  # the environment's code is not ours: its failure is data
             self._fail(f"environment: {type(error).__name__}: {next(iter(str(error).splitlines()), '')}")
             return None
+        finally:
+            self.trajectory.environment_seconds += time.monotonic() - began
 
     def _fail(self, cause: str) -> None:
         self.trajectory.error = self.trajectory.error or cause
-        self.ended = True
+        self.trajectory.end = EpisodeEnd.ERROR
+
+
+def _answer(step: Step) -> Sequence[Message]:
+    """The environment's messages; of an invalid action without any, why it was one."""
+    messages = step.observation.messages
+    if isinstance(messages, str):
+        return told(messages)
+    return messages or (told(step.invalid) if step.invalid is not None else ())

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from posttrain.trajectory import Dropped, Group, StopReason, Trajectory, Turn
+from posttrain.trajectory import Dropped, EpisodeEnd, Group, StopReason, Trajectory, Turn
 
 Record = dict[str, Any]
 
@@ -27,16 +27,20 @@ def as_record(trajectory: Trajectory) -> Record:
         "turns": [_turn_record(turn) for turn in trajectory.turns],
         "rewards": dict(trajectory.rewards),
         "dropped": None if trajectory.dropped is None else str(trajectory.dropped),
+        "end": None if trajectory.end is None else str(trajectory.end),
+        "turn_rewards": None if trajectory.turn_rewards is None else list(trajectory.turn_rewards),
     }
 
 
 def from_record(record: Mapping[str, Any]) -> Trajectory:
     """What `as_record` made a record of; keys that are no field are left out, KeyError for a field that is missing."""
     values = {entry.name: record[entry.name] for entry in fields(Trajectory)}
-    prompt, dropped = values["prompt"], values["dropped"]
+    prompt, dropped, end, spread = (values[name] for name in ("prompt", "dropped", "end", "turn_rewards"))
     values["prompt"] = prompt if isinstance(prompt, str) else tuple(prompt)
     values["turns"] = tuple(_turn(turn) for turn in values["turns"])
     values["dropped"] = None if dropped is None else Dropped(dropped)
+    values["end"] = None if end is None else EpisodeEnd(end)
+    values["turn_rewards"] = None if spread is None else tuple(spread)
     return Trajectory(**values)
 
 

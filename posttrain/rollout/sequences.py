@@ -15,28 +15,36 @@ def rollout_sequences(
 
     A turn whose prompt starts with every token so far continues the sequence: token_ids = prompt + completion + the
     new part of the next prompt + its completion ...; any other turn (a template that rewrites earlier turns) begins a
-    new one. action_mask is True on sampled tokens, one behavior_logprob each. An ungraded trajectory has reward None.
+    new one. action_mask is True on sampled tokens, one behavior_logprob each, but on those of masked turns; what these
+    earned counts for the turn before, or the first that is not masked. An ungraded trajectory has reward None.
     """
-    sequences: list[list[Turn]] = []
+    sequences: list[list[tuple[int, Turn]]] = []
     ids: tuple[int, ...] = ()
-    for turn in trajectory.turns:
+    for index, turn in enumerate(trajectory.turns):
         if sequences and turn.prompt_ids[: len(ids)] == ids:
-            sequences[-1].append(turn)
+            sequences[-1].append((index, turn))
         else:
-            sequences.append([turn])
+            sequences.append([(index, turn)])
         ids = turn.prompt_ids + turn.completion_ids
     return [_sequence(turns, trajectory, group, number, source) for turns in sequences]
 
 
-def _sequence(turns: list[Turn], trajectory: Trajectory, group: int, number: int, source: Source) -> TokenSequence:
-    """One sequence of turns that continue each other."""
+def _sequence(
+    turns: list[tuple[int, Turn]], trajectory: Trajectory, group: int, number: int, source: Source
+) -> TokenSequence:
+    """One sequence of turns (their number in the trajectory, and what they are) that continue each other."""
     ids: tuple[int, ...] = ()
     mask: tuple[bool, ...] = ()
     logprobs: tuple[float, ...] = ()
-    for turn in turns:
-        mask += (False,) * (len(turn.prompt_ids) - len(ids)) + (True,) * len(turn.completion_ids)
+    numbers: tuple[int, ...] = ()
+    states: tuple[str, ...] = ()
+    for index, turn in turns:
+        length = 0 if turn.masked else len(turn.completion_ids)
+        mask += (False,) * (len(turn.prompt_ids) - len(ids)) + (not turn.masked,) * len(turn.completion_ids)
         ids = turn.prompt_ids + turn.completion_ids
-        logprobs += turn.logprobs
+        logprobs += () if turn.masked else turn.logprobs
+        numbers += (index,) * length
+        states += (turn.state,) * length
     return TokenSequence(
         token_ids=ids,
         action_mask=mask,
@@ -47,4 +55,20 @@ def _sequence(turns: list[Turn], trajectory: Trajectory, group: int, number: int
         behavior_logprobs=logprobs,
         temperature=trajectory.temperature,
         trajectory=number,
+        turn_index=numbers,
+        turn_rewards=_rewards(numbers, trajectory),
+        states=states if any(states) else None,
     )
+
+
+def _rewards(numbers: tuple[int, ...], trajectory: Trajectory) -> tuple[float, ...] | None:
+    """The reward of each action token's turn; None where the trajectory's is not spread over its turns."""
+    if trajectory.turn_rewards is None:
+        return None
+    kept = [index for index, turn in enumerate(trajectory.turns) if not turn.masked]
+    earned = dict.fromkeys(kept, 0.0)
+    for index, reward in enumerate(trajectory.turn_rewards):
+        owner = max((own for own in kept if own <= index), default=min(kept, default=None))
+        if owner is not None:
+            earned[owner] += reward
+    return tuple(earned[number] for number in numbers)

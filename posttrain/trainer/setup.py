@@ -89,7 +89,9 @@ def build(recipe: Recipe, output: Path, stack: ExitStack, say: Callable[[str], N
     if reference is None and "reference_logprobs" in algorithm.needs:
         reference = WithoutAdapter(updater.policy)
     ranks = accelerator.process_index, accelerator.num_processes
-    collector = _collector(recipe, algorithm, engine, grader, tokenizer, stop_ids) if engine and rollouts else None
+    collector = None
+    if engine and rollouts:
+        collector = _collector(recipe, algorithm, engine, grader, tokenizer, stop_ids, stack)
     return Loop(
         recipe=recipe,
         output=output,
@@ -184,13 +186,16 @@ def _collector(
     grader: Grader | None,
     tokenizer: Any,
     stop_ids: frozenset[int],
+    stack: ExitStack,
 ) -> Collector:
     rollout = recipe.rollout
+    environment = catalog.build("environments", recipe.environment.name, recipe.environment.settings)
+    stack.callback(environment.close)
     if rollout.max_staleness:  # the collector's thread has a tokenizer of its own: they are not made to be shared
         tokenizer = copy.deepcopy(tokenizer)
     return Collector(
         engine=engine,
-        environment=catalog.build("environments", recipe.environment.name, recipe.environment.settings),
+        environment=environment,
         grader=grader,
         tokenizer=tokenizer,
         sampling=Sampling(
@@ -202,6 +207,7 @@ def _collector(
         ),
         attempts=rollout.attempts,
         reset_probability=algorithm.plan.reset_probability,
+        limits=recipe.episode,
     )
 
 

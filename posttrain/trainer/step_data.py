@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from posttrain.batch import Source, TokenSequence
+from posttrain.batch import PER_ACTION, Source, TokenSequence
 from posttrain.data.chat import Encoded, encode_demonstration
 from posttrain.data.examples import Completion, Example
 from posttrain.data.recorded import read
@@ -174,9 +174,12 @@ class StepMaker:
         if limit is None or sequence.num_tokens <= limit:
             return sequence
         self.num_cut += 1
-        mask, logprobs = sequence.action_mask[:limit], sequence.behavior_logprobs
-        kept = None if logprobs is None else logprobs[: sum(mask)]
-        return replace(sequence, token_ids=sequence.token_ids[:limit], action_mask=mask, behavior_logprobs=kept)
+        mask = sequence.action_mask[:limit]
+        recorded = {name: getattr(sequence, name) for name in PER_ACTION}
+        kept: dict[str, Any] = {
+            name: None if values is None else values[: sum(mask)] for name, values in recorded.items()
+        }
+        return replace(sequence, token_ids=sequence.token_ids[:limit], action_mask=mask, **kept)
 
 
 def is_stale(group: Group) -> bool:

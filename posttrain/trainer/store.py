@@ -35,6 +35,7 @@ from posttrain.trainer.step_data import Played, StepData
 from posttrain.trajectory import Dropped, Group
 
 _DICTIONARY = ["by", "prompt_id", "prompt", "columns", "error", "dropped", "turns.list.element.stop_reason"]
+_TEXTS = ("text", "state", "invalid")
 _SPLIT = ["turns.list.element.logprobs.list.element", "advantage.list.element"]
 
 Row = dict[str, Any]
@@ -133,7 +134,7 @@ def _row(played: Played, pulls: Sequence[Tensor]) -> Row:
         record
         | {name: to_json(record[name]) for name in AS_JSON}
         | {
-            "turns": [turn | {"text": _utf8(turn["text"])} for turn in record["turns"]],
+            "turns": [turn | {name: _utf8(turn[name]) for name in _TEXTS if turn[name]} for turn in record["turns"]],
             "prompt_id": _utf8(trajectory.prompt_id),
             "error": None if trajectory.error is None else _utf8(trajectory.error),
             "by": "reference" if played.by_reference else "policy",

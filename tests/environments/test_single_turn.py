@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from posttrain import catalog
+from posttrain.environments import Observation
 from posttrain.environments.single_turn import single_turn
 from posttrain.trajectory import Prompt
 
@@ -18,7 +19,7 @@ def test_the_first_completion_ends_it(prompt: Prompt) -> None:
         assert observation.messages == prompt
         step = await episode.step("2")
         assert step.terminated and not step.truncated
-        assert step.reward is None and step.observation == ()
+        assert step.reward is None and step.observation == Observation()
         await episode.close()
 
     asyncio.run(play())

@@ -16,7 +16,7 @@ from posttrain.config import load_recipe
 from posttrain.data.chat import encode_prompt, stop_token_ids
 from posttrain.data.examples import Example
 from posttrain.data.stream import Stream
-from posttrain.environments import Environment, Observation, Step
+from posttrain.environments import Environment, Observation, Step, told
 from posttrain.environments.single_turn import single_turn
 from posttrain.errors import RunError, TooManyFailuresError, UserError
 from posttrain.models.tokenizer import character_tokenizer
@@ -73,6 +73,8 @@ class Dialogue:
     error: type[Exception] = OSError
     resets: dict[str, int] = field(default_factory=dict)
     num_open: int = 0
+    capacity: int | None = None
+    most_open: int = 0
 
     async def reset(self, prompt: Prompt, columns: Mapping[str, Any], seed: int) -> tuple[Observation, Talk]:
         content = prompt if isinstance(prompt, str) else prompt[-1]["content"]
@@ -80,7 +82,11 @@ class Dialogue:
         if (content, number) in self.fails:
             raise self.error(f"no {content}\nsecond line")
         self.num_open += 1
+        self.most_open = max(self.most_open, self.num_open)
         return Observation(prompt), Talk(self)
+
+    def close(self) -> None:
+        assert self.num_open == 0
 
 
 @dataclass
@@ -91,7 +97,7 @@ class Talk:
     async def step(self, action: str) -> Step:
         self.turns += 1
         await asyncio.sleep(0)
-        more = ({"role": "user", "content": f"and {self.turns}?"},)
+        more = Observation(told(f"and {self.turns}?"))
         return Step(more, terminated=self.turns == self.dialogue.num_turns)
 
     async def close(self) -> None:

@@ -88,7 +88,7 @@ def test_turns_come_back_as_the_sequences_that_were_sampled(tmp_path: Path) -> N
     first, second = sequences(tmp_path)
     assert first == rollout_sequences(played[0], 0, 0, Source.TRAJECTORIES)
     assert second == rollout_sequences(played[3], 1, 0, Source.TRAJECTORIES)
-    assert [one.turns for one in first] == [[0, 0, 0, 1, 1], [0]]
+    assert [one.turns for one in first] == [[0, 0, 0, 1, 1], [2]]
     source = load_source(SourceSettings(path=str(tmp_path)), "trajectories")
     assert (source.num_skipped, source.first_problem) == (2, "p#0: the rollout had failed: environment: gone")
 
@@ -249,7 +249,7 @@ def test_a_killed_and_resumed_run_stores_each_trajectory_once(
         assert again.returncode == 0, printed
     stored = [rows(tmp_path / name) for name in ("whole", "killed")]
     for row in (row for own in stored for row in own):
-        del row["generation_seconds"], row["grading_seconds"]
+        del row["generation_seconds"], row["environment_seconds"], row["grading_seconds"]
     assert stored[0] == stored[1]
     keys = [(row["step"], row["group"], row["sample"]) for row in stored[1]]
     assert keys == [(step, group, sample) for step in range(1, 9) for group in range(2) for sample in range(4)]

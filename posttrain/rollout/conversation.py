@@ -1,0 +1,75 @@
+"""The conversation of one episode as the policy reads it: messages, and the exact tokens that it continues.
+
+Each turn's prompt is what the chat template makes of all messages. Where that begins with the text of the turn before
+and what was sampled then, the earlier tokens are kept as they were and only the new text is tokenised; where the
+template rewrites earlier turns, or `history_turns` drops them, the prompt is tokenised anew and begins a new training
+sequence (`rollout.sequences`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from posttrain.data.chat import encode_prompt, encode_text, render
+from posttrain.environments import Observation
+from posttrain.trajectory import Message, Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Conversation:
+    """What was said so far. history_turns: how many of its earlier turns the policy sees; None: all."""
+
+    def __init__(self, prompt: Prompt, history_turns: int | None = None) -> None:
+        self.prompt = prompt
+        self.tools: Sequence[Mapping[str, Any]] = ()
+        self._history_turns = history_turns
+        self._turns: list[tuple[Message, ...]] = []
+        self._before: _Sampled | None = None
+
+    def start(self, observation: Observation) -> None:
+        """Begin with what reset said."""
+        self.prompt, self.tools = observation.messages, observation.tools
+
+    def sampled(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> None:
+        """Remember the exact tokens of a turn; call it before `add`."""
+        self._before = _Sampled(self.messages, tuple(prompt_ids), tuple(completion_ids))
+
+    def add(self, said: str, answer: Sequence[Message]) -> None:
+        """The policy's text of a turn, and what the environment answered."""
+        self._turns.append(({"role": "assistant", "content": said}, *answer))
+
+    @property
+    def messages(self) -> Prompt:
+        """What the policy reads next: the opening, and the turns that it still sees."""
+        if isinstance(self.prompt, str) or not self._turns:
+            return self.prompt
+        num_hidden = 0 if self._history_turns is None else max(len(self._turns) - self._history_turns, 0)
+        opening = self.prompt
+        if num_hidden:  # of the last hidden turn only the answer is seen, in place of the first observation
+            opening = (*(self.prompt[:-1] or self.prompt), *self._turns[num_hidden - 1][1:])
+        return (*opening, *(message for turn in self._turns[num_hidden:] for message in turn))
+
+    def encode(self, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+        """The tokens of `messages`, those of earlier turns as they were sampled where the text goes on from them."""
+        messages, before = self.messages, self._before
+        if isinstance(messages, str) or before is None or isinstance(before.messages, str):
+            return encode_prompt(messages, tokenizer, self.tools)
+        text = render(messages, tokenizer, generation_prompt=True, tools=self.tools)
+        known = render(before.messages, tokenizer, generation_prompt=True, tools=self.tools)
+        known += tokenizer.decode(list(before.completion_ids), skip_special_tokens=False)
+        if not text.startswith(known):
+            return encode_text(text, tokenizer)
+        return before.prompt_ids + before.completion_ids + encode_text(text[len(known) :], tokenizer)
+
+
+@dataclass(frozen=True)
+class _Sampled:
+    """A turn as it was sampled: what the policy had read, its tokens, and those of the completion."""
+
+    messages: Prompt
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
