@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LEVELS = (  # lowest first; parts of one level do not import each other
-    {"durable", "errors", "seccomp", "table"},
+    {"children", "durable", "errors", "seccomp", "table"},
     {"batch", "rows", "sandbox", "trajectory"},
     {"endpoint"},
     {"catalog"},

@@ -8,31 +8,23 @@ for a timeout, and stops for good when an idle worker dies.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
 import weakref
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from posttrain import children
 from posttrain.errors import RunError, UserError
 from posttrain.reward.worker import Begun, Call, Failure, Leaving, Mistake, Outcome, Setup, Started
 
 START_SECONDS = 120.0
 MAX_FAILED_STARTS = 3
 MAX_CHUNK = 32
-_BOOT = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from posttrain.reward.worker import main; main(int(sys.argv[2]))"
-)
 
 
 @dataclass(eq=False)
@@ -42,19 +34,16 @@ class _Worker:
     since: when the present state (starting, idle, sent, running) began.
     """
 
-    process: subprocess.Popen[bytes]
-    pipe: Connection[Any, Any]
+    child: children.Child
     since: float
     ready: bool = False
     calls: deque[int] = field(default_factory=deque)
     begun: bool = False
 
-    def kill(self) -> int:
-        """End the process and whatever it started; its return code."""
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.pipe.close()
-        return self.process.wait()
+    @property
+    def pipe(self) -> Connection[Any, Any]:
+        """This side of it."""
+        return self.child.pipe
 
 
 class WorkerPool:
@@ -192,25 +181,13 @@ class WorkerPool:
 
     def _remove(self, worker: _Worker) -> int:
         self._workers.remove(worker)
-        return worker.kill()
+        return worker.child.kill()
 
 
 def _start(setup: Setup) -> _Worker:
-    """Start a process in a session of its own, where a terminal's Ctrl-C does not reach it."""
-    ours, theirs = Pipe()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
-    environment.setdefault("PYTHONHASHSEED", "0")
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", _BOOT, json.dumps(sys.path), str(theirs.fileno())],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        pass_fds=[theirs.fileno()],
-        env=environment,
-        start_new_session=True,
-    )
-    ours.send(setup)
-    theirs.close()
-    return _Worker(process, ours, time.monotonic())
+    child = children.start("posttrain.reward.worker:main")
+    child.pipe.send(setup)
+    return _Worker(child, time.monotonic())
 
 
 def _describe(returncode: int) -> str:
@@ -223,4 +200,4 @@ def _kill_all(workers: list[_Worker], owner: int) -> None:
     if os.getpid() != owner:  # a fork of the process that started them
         return
     while workers:
-        workers.pop().kill()
+        workers.pop().child.kill()
