@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from posttrain.environments.tool_calls import BLOCK, read_call
 from posttrain.reward import Graded
-
-_CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
 
 
 def tool_calls(
@@ -21,7 +19,7 @@ def tool_calls(
     completion without any calls none. Arguments are equal as JSON values. ordered: in the same order. partial: instead
     of 0.0, the share of right calls among the longer of both lists. A call that is not such an object is a wrong call.
     """
-    found = [_call(text) for text in _CALL.findall(completion)]
+    found = [_call(text) for text in BLOCK.findall(completion)]
     wanted = [_canonical(call["name"], call.get("arguments") or {}) for call in expected_calls]
     said = json.dumps(found) if found else None
     if ordered:
@@ -40,11 +38,10 @@ def tool_calls(
 
 def _call(text: str) -> str | None:
     try:
-        call = json.loads(text)
-        arguments = call.get("arguments", call.get("parameters")) or {}
-        return _canonical(call["name"], json.loads(arguments) if isinstance(arguments, str) else arguments)
-    except (ValueError, KeyError, AttributeError, RecursionError):
+        call = read_call(text)
+    except ValueError:
         return None
+    return _canonical(call.name, call.arguments)
 
 
 def _canonical(name: str, arguments: Any) -> str:
