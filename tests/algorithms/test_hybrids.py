@@ -17,6 +17,7 @@ from posttrain.estimator.filters import BestOfGroup, Solved
 from posttrain.estimator.guidance import GuidedGroupRelative, Joint
 from posttrain.estimator.likelihoods import Shaped
 from posttrain.estimator.weights import Annealed, SolvedTable
+from tests.algorithms.names import label
 from tests.algorithms.oracle import Loss, same_gradient
 
 HYBRIDS = ["raft", "hpt_soft", "luffy", "srft", "chord"]
@@ -170,9 +171,7 @@ CASES: list[tuple[str, dict[str, Any], Loss]] = [
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("ungraded", [0.0, 0.3])
 @pytest.mark.parametrize("binary", [True, False])
-@pytest.mark.parametrize(
-    ("name", "settings", "loss"), CASES, ids=lambda value: str(value) if value != {} else "default"
-)
+@pytest.mark.parametrize(("name", "settings", "loss"), CASES, ids=label)
 def test_gradient_is_the_papers(
     name: str, settings: dict[str, Any], loss: Loss, binary: bool, ungraded: float, seed: int, world: Any
 ) -> None:

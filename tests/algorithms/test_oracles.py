@@ -11,6 +11,7 @@ from torch import Tensor
 
 from posttrain.algorithms import load
 from posttrain.estimator import Source
+from tests.algorithms.names import label
 from tests.algorithms.oracle import Loss, same_gradient
 
 
@@ -107,9 +108,7 @@ CASES: list[tuple[str, dict[str, Any], Loss]] = [
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("binary", [True, False])
-@pytest.mark.parametrize(
-    ("name", "settings", "loss"), CASES, ids=lambda value: str(value) if value != {} else "default"
-)
+@pytest.mark.parametrize(("name", "settings", "loss"), CASES, ids=label)
 def test_gradient_is_the_papers(
     name: str, settings: dict[str, Any], loss: Loss, binary: bool, seed: int, world: Any
 ) -> None:

@@ -15,6 +15,7 @@ from posttrain.estimator import Source, TokenBatch, TokenSequence
 from posttrain.estimator.filters import MixedOutcome
 from posttrain.estimator.outcomes import Outcome, TokenScored
 from posttrain.estimator.scores import ScoreTerm
+from tests.algorithms.names import label
 
 DOUBLE = torch.float64
 
@@ -115,7 +116,7 @@ CASES: list[tuple[dict[str, Any], Any]] = [
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize(("settings", "loss"), CASES, ids=str)
+@pytest.mark.parametrize(("settings", "loss"), CASES, ids=label)
 def test_the_papers_loss(settings: dict[str, Any], loss: Any, seed: int, world: Any, gradient: Any) -> None:
     here = world(seed, num_groups=6, ungraded=0.1)
     lengths = [len(row.tokens) for row in here.rows]

@@ -12,6 +12,7 @@ from torch import Tensor
 from posttrain.algorithms import load
 from posttrain.estimator import Source
 from posttrain.estimator.weights import Always
+from tests.algorithms.names import label
 from tests.algorithms.oracle import same_gradient
 from tests.algorithms.policy_gradient_losses import (
     Loss,
@@ -66,11 +67,7 @@ CASES: list[tuple[str, dict[str, Any], Loss]] = [
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("binary", [True, False])
-@pytest.mark.parametrize(
-    ("name", "settings", "loss"),
-    CASES,
-    ids=lambda value: str(value) if not callable(value) else value.__qualname__.split(".")[0],
-)
+@pytest.mark.parametrize(("name", "settings", "loss"), CASES, ids=label)
 def test_gradient_is_the_papers(
     name: str, settings: dict[str, Any], loss: Loss, binary: bool, seed: int, world: Any
 ) -> None:
