@@ -209,6 +209,20 @@ def demonstrate(
     print(run(source_settings(documents, settings or []), output, writer).text())
 
 
+@app.command()
+def record(
+    recipe: Annotated[str, typer.Argument(help="A recipe with prompts and an environment.")],
+    overrides: Overrides = None,
+    count: Annotated[int, typer.Option(min=1, help="Tasks to play: the first of the recipe's prompts.")] = 100,
+    output: Annotated[Path, typer.Option(help="The .jsonl or .parquet file to write.")] = Path("demonstrations.jsonl"),
+) -> None:
+    """Write demonstrations by an environment's own expert, on the tasks of a recipe."""
+    from posttrain.config.load import load_recipe
+    from posttrain.curation.record import record as run
+
+    print(run(load_recipe(recipe, overrides or [], stop_at_warnings=False).recipe, count, output).text())
+
+
 @app.command(context_settings={"ignore_unknown_options": True})
 def serve(
     name: Annotated[str, typer.Argument(help="A recipe, or a model's directory or hub id.")],

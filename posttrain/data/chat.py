@@ -63,7 +63,9 @@ def encode_text(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...
     return tuple(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
 
-def encode_demonstration(prompt: Prompt, completion: Completion, tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:
+def encode_demonstration(
+    prompt: Prompt, completion: Completion, tokenizer: PreTrainedTokenizerBase, tools: Tools = ()
+) -> list[Encoded]:
     """The training sequences of one demonstration: one, or several where the template breaks the prefix property.
 
     Plain text: the prompt, then the completion and eos as actions. A conversation: every assistant turn of the
@@ -89,7 +91,7 @@ def encode_demonstration(prompt: Prompt, completion: Completion, tokenizer: PreT
     for index in range(len(prompt), len(messages)):
         if messages[index]["role"] != "assistant":
             continue
-        prefix, turn = _split(messages[: index + 1], end, tokenizer)
+        prefix, turn = _split(messages[: index + 1], end, tokenizer, tools)
         if sequences and prefix.startswith(so_far):
             sequences[-1].append((encode_text(prefix[len(so_far) :], tokenizer), False))
         else:
@@ -201,10 +203,12 @@ def _turn_end(tokenizer: PreTrainedTokenizerBase) -> TurnEnd | None:
     return None
 
 
-def _split(messages: Sequence[Message], end: TurnEnd, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+def _split(
+    messages: Sequence[Message], end: TurnEnd, tokenizer: PreTrainedTokenizerBase, tools: Tools
+) -> tuple[str, str]:
     """The prefix of the last turn, and the turn with its terminator and nothing after it. Raises DataError."""
-    prefix = render(messages[:-1], tokenizer, generation_prompt=True)
-    full = render(messages, tokenizer, generation_prompt=False)
+    prefix = render(messages[:-1], tokenizer, generation_prompt=True, tools=tools)
+    full = render(messages, tokenizer, generation_prompt=False, tools=tools)
     if not full.startswith(prefix):
         raise DataError(
             f"the chat template of '{tokenizer.name_or_path}' renders an assistant turn differently from what its "

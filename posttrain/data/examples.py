@@ -46,6 +46,12 @@ class Example:
     columns: Mapping[str, Any] = field(default_factory=dict)
     occurrence: int = 0
 
+    @property
+    def tools(self) -> Sequence[Mapping[str, Any]]:
+        """JSON schemas of the functions that its conversations may call: the row's column of that name."""
+        found = self.columns.get("tools") or ()
+        return found if isinstance(found, list | tuple) else ()
+
 
 @dataclass(frozen=True, eq=False)
 class Examples(Sequence[Example]):

@@ -112,7 +112,7 @@ class RunningEpisode:
                 f"the environment goes on after a completion of the plain text prompt {self.trajectory.prompt_id}; "
                 "allowed: conversations (set `chat: true` on the source, or let reset return messages)"
             )
-        self.conversation.add(text, _answer(step))
+        self.conversation.add(text, messages_of(step))
         self._state = self._state if step.invalid is not None else step.observation.state
 
     def end(self, end: EpisodeEnd, solved: bool | None = None) -> None:
@@ -158,7 +158,7 @@ class RunningEpisode:
         self.trajectory.end = EpisodeEnd.ERROR
 
 
-def _answer(step: Step) -> Sequence[Message]:
+def messages_of(step: Step) -> Sequence[Message]:
     """The environment's messages; of an invalid action without any, why it was one."""
     messages = step.observation.messages
     if isinstance(messages, str):

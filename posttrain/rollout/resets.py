@@ -21,7 +21,7 @@ def first_turn(example: Example, tokenizer: PreTrainedTokenizerBase) -> tuple[in
     """The tokens of the demonstration's first turn, its terminator with them; none where there is no demonstration."""
     if example.completion is None:
         return ()
-    encoded = encode_demonstration(example.prompt, example.completion, tokenizer)[0]
+    encoded = encode_demonstration(example.prompt, example.completion, tokenizer, example.tools)[0]
     start = encoded.action_mask.index(True)
     end = next((i for i in range(start, len(encoded.token_ids)) if not encoded.action_mask[i]), len(encoded.token_ids))
     return encoded.token_ids[start:end]

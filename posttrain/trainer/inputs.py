@@ -144,11 +144,12 @@ def check_chat(sources: Sequence[Examples], sides: Sequence[str], tokenizer: Any
 
     Returns it as rich markup.
     """
-    found = ((source[0].prompt, getattr(source[0], side)) for source in sources for side in sides)
+    found = ((source[0], getattr(source[0], side)) for source in sources for side in sides)
     first = next((one for one in found if one[1] is not None), None)
     if first is None:
         raise DataError(f"no source of data has a {' or '.join(sides)} in its first row")
-    encoded = encode_demonstration(*first, tokenizer)
+    example, completion = first
+    encoded = encode_demonstration(example.prompt, completion, tokenizer, example.tools)
     check_supervision(encoded, tokenizer, stop_ids)
     return coloured_sample(encoded, tokenizer)
 

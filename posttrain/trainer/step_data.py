@@ -16,7 +16,7 @@ from posttrain.estimator.pairing import Chances
 from posttrain.rollout.records import from_record
 from posttrain.rollout.sequences import rollout_sequences
 from posttrain.trainer.comparisons import mismatched, needs_both_sides, rollouts_of, sides
-from posttrain.trajectory import Dropped, Group, Prompt, Trajectory
+from posttrain.trajectory import Dropped, Group, Trajectory
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class StepMaker:
     def _demonstration(self, example: Example, group: int) -> list[TokenSequence]:
         if example.completion is None:
             raise DataError(f"{example.id} has no completion, and {self.algorithm.name} imitates demonstrations")
-        made = self._encoded(example.prompt, example.completion, Source.DEMONSTRATIONS, group)
+        made = self._encoded(example, example.completion, Source.DEMONSTRATIONS, group)
         sequences = [replace(one, trajectory=0) for one in made]
         return [sequence for sequence in sequences if sequence.num_actions]
 
@@ -126,7 +126,7 @@ class StepMaker:
         source = Source.TRAJECTORIES
         for number, outcome in enumerate(example.outcomes):
             if outcome.sampled is None:
-                made = self._encoded(example.prompt, outcome.completion, source, group, outcome.finished)
+                made = self._encoded(example, outcome.completion, source, group, outcome.finished)
             else:
                 sampled = from_record(read(outcome.sampled))
                 made = [self._cut(one) for one in rollout_sequences(sampled, group, number, source)]
@@ -150,7 +150,7 @@ class StepMaker:
         """A sequence for each side, chosen with reward 1 and rejected with 0."""
         found: list[TokenSequence] = []
         for name, side, reward in sides(example, self.algorithm):
-            sequences = self._encoded(example.prompt, side, Source.PREFERENCES, group)
+            sequences = self._encoded(example, side, Source.PREFERENCES, group)
             if len(sequences) != 1:
                 raise DataError(
                     f"{example.id}: the chat template breaks the {name} side into {len(sequences)} sequences; a "
@@ -160,10 +160,10 @@ class StepMaker:
         return found
 
     def _encoded(
-        self, prompt: Prompt, completion: Completion, source: Source, group: int, finished: bool = True
+        self, example: Example, completion: Completion, source: Source, group: int, finished: bool = True
     ) -> list[TokenSequence]:
         """A completion's sequences, cut at training.max_length; unless finished, without the last terminator."""
-        encoded = encode_demonstration(prompt, completion, self.tokenizer)
+        encoded = encode_demonstration(example.prompt, completion, self.tokenizer, example.tools)
         if not finished:
             encoded[-1] = Encoded(encoded[-1].token_ids[:-1], encoded[-1].action_mask[:-1])
         return [self._cut(TokenSequence(one.token_ids, one.action_mask, source, group)) for one in encoded]

@@ -1,0 +1,117 @@
+"""`posttrain record`: demonstrations by an environment's own expert, on the tasks of a recipe, without a model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from posttrain import catalog
+from posttrain.config import Recipe
+from posttrain.config.schema import EpisodeSettings
+from posttrain.curation.written import check_output, write_rows
+from posttrain.data.examples import Example
+from posttrain.data.sources import load_source
+from posttrain.environments import Environment, Guided
+from posttrain.errors import PosttrainError, RecipeError
+from posttrain.rollout.conversation import Conversation
+from posttrain.rollout.episode import messages_of
+from posttrain.rollout.seeds import derived_seed
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Numbers of episodes played, of rows written, and of episodes left out, by reason."""
+
+    episodes: int
+    rows: int
+    left_out: Counter[str]
+
+    def text(self) -> str:
+        """In words, a line a reason."""
+        first = f"{self.episodes:,} episodes, {self.episodes - self.left_out.total():,} solved: {self.rows:,} rows"
+        return "\n".join([first, *(f"  {count:,} not: {why}" for why, count in self.left_out.most_common())])
+
+
+def record(recipe: Recipe, count: int, output: Path) -> Recorded:
+    """Have the expert play the first `count` prompts of `recipe`, and write what it solved as demonstrations.
+
+    A row is an episode: `prompt` and `completion`, messages, with `tools` where there are some, and the columns of the
+    task. Where the recipe limits what the policy sees of its history (`episode.history_turns`), a row is a turn, with
+    what the policy would see then. RecipeError where the recipe has no prompts or the environment no expert.
+    """
+    check_output(output)
+    if not recipe.prompts:
+        raise RecipeError("prompts: not set; the tasks that an expert is to play are read from there")
+    tasks = [example for source in recipe.prompts for example in load_source(source, "prompts")[:count]][:count]
+    environment = catalog.build("environments", recipe.environment.name, recipe.environment.settings)
+    with closing(environment):
+        played = asyncio.run(_play(environment, tasks, recipe))
+    rows = [row for own in played if isinstance(own, list) for row in own]
+    left_out = Counter(own for own in played if isinstance(own, str))
+    if not rows:
+        raise RecipeError(f"environment {recipe.environment.name!r}: no episode was solved: {dict(left_out)}")
+    write_rows(output, rows)
+    return Recorded(len(played), len(rows), left_out)
+
+
+async def _play(environment: Environment, tasks: Sequence[Example], recipe: Recipe) -> list[list[dict[str, Any]] | str]:
+    room = asyncio.Semaphore(environment.capacity or len(tasks))
+
+    async def one(example: Example) -> list[dict[str, Any]] | str:
+        async with room:
+            try:
+                return await _episode(environment, example, recipe)
+            except PosttrainError:
+                raise
+            except Exception as error:  # the environment's code is not ours: its failure is counted
+                return f"{type(error).__name__}: {error}"
+
+    return await asyncio.gather(*map(one, tasks))
+
+
+async def _episode(environment: Environment, example: Example, recipe: Recipe) -> list[dict[str, Any]] | str:
+    """The rows of an episode; or why it was not solved."""
+    limits: EpisodeSettings = recipe.episode
+    seed = derived_seed(recipe.seed, example.id, 0)
+    observation, episode = await environment.reset(example.prompt, example.columns, seed)
+    try:
+        if not isinstance(episode, Guided):
+            raise RecipeError(f"environment {recipe.environment.name!r} knows of no expert; allowed: one that does")
+        conversation = Conversation(example.prompt, limits.history_turns)
+        conversation.start(observation)
+        seen: list[tuple[Any, str]] = []
+        for _ in range(limits.max_turns):
+            action = await episode.expert()
+            if action is None:
+                return "the expert knows of no action"
+            seen.append((conversation.messages, action))
+            step = await episode.step(action)
+            if step.invalid is not None:
+                return f"the expert's action is invalid: {step.invalid}"
+            if step.terminated or step.truncated:
+                break
+            conversation.add(action, messages_of(step))
+        if not step.solved:
+            return f"not solved in {len(seen)} turns"
+    finally:
+        await episode.close()
+    tools: dict[str, Any] = {"tools": [dict(tool) for tool in observation.tools]} if observation.tools else {}
+    columns = {name: value for name, value in example.columns.items() if name != "prompt"} | tools
+    if limits.history_turns is not None:
+        return [_row(messages, (_said(action),), columns) for messages, action in seen]
+    (first, _), (last, action) = seen[0], seen[-1]
+    return [_row(first, (*last[len(first) :], _said(action)), columns)]
+
+
+def _said(action: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": action}
+
+
+def _row(prompt: Sequence[Any], completion: Sequence[Any], columns: dict[str, Any]) -> dict[str, Any]:
+    messages = {"prompt": [dict(one) for one in prompt], "completion": [dict(one) for one in completion]}
+    return messages | columns
