@@ -8,6 +8,7 @@ pieces. Shapes: A action tokens, P pieces, S sequences, G groups, K terms of the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
@@ -50,11 +51,12 @@ class TokenSequence:
     the update or the reference gave them; old_values, one per action token, from the critic before the update;
     turn_index, turn_rewards, states: of each action token's turn its number in the trajectory (None: each run of
     actions is one), what it earned (None: the last turn earned the reward) and the name of the state it acted in;
-    temperature at which the actions were sampled and are scored; group:
-    sequences of one prompt share it; pair: the two sides of a preference share it; reward None = ungraded or not
-    applicable; weight: how often this sequence counts in sums and in their normalisers; trajectory: the sequences of
-    one episode follow each other and share this number, and their source, group, pair, reward, solved and weight (-1:
-    an episode of its own).
+    targets, one per action token: what a reward model's scores should be there, nan where one is not known, or None
+    where the token has no label; temperature at which the actions were sampled and are scored; group: sequences of one
+    prompt share it; pair: the two sides of a preference share it; margin: by how much the preferred side should win;
+    reward None = ungraded or not applicable; weight: how often this sequence counts in sums and in their normalisers;
+    trajectory: the sequences of one episode follow each other and share this number, and their source, group, pair,
+    reward, solved and weight (-1: an episode of its own).
     """
 
     token_ids: tuple[int, ...]
@@ -71,8 +73,10 @@ class TokenSequence:
     turn_index: tuple[int, ...] | None = None
     turn_rewards: tuple[float, ...] | None = None
     states: tuple[str, ...] | None = None
+    targets: tuple[tuple[float, ...] | None, ...] | None = None
     temperature: float = 1.0
     weight: float = 1.0
+    margin: float = 0.0
     trajectory: int = -1
 
     @property
@@ -120,7 +124,9 @@ class TokenBatch:
     nats; values, old_values [A]: the critic's scalars, current (with gradient) and before the update; divergence [A]:
     from the teacher's distribution, in nats, with gradient; turn_index [A]: the turn within its sequence, from 0;
     turn_rewards [A]: what a token's turn earned; state_index [A]: the state its turn acted in, equal where the group
-    was in the same one, -1 where states have no name.
+    was in the same one, -1 where states have no name; of a reward model values [A], or [K, A] where it gives K scores,
+    and hidden [H, A], the last hidden state at each action, both with gradient, with targets [K, A] (nan where there is
+    none) and margin [S].
     reward is 0 where graded is False and must not be read there. step: optimiser steps made before this one (a
     scalar). memory: what parts carry from step to step. complete: whether every piece of its sequences is there.
     advantages [K, A] and coefficients [K, S] are filled in by `Algorithm.prepare`.
@@ -144,10 +150,13 @@ class TokenBatch:
     entropy: Tensor | None = None
     values: Tensor | None = None
     old_values: Tensor | None = None
+    targets: Tensor | None = None
+    hidden: Tensor | None = None
     divergence: Tensor | None = None
     turn_index: Tensor | None = None
     turn_rewards: Tensor | None = None
     state_index: Tensor | None = None
+    margin: Tensor | None = None
     step: Tensor | None = None
     memory: Mapping[str, float] = field(default_factory=dict)
     complete: bool = True
@@ -189,6 +198,8 @@ class TokenBatch:
             old_logprobs=_recorded(sequences, "old_logprobs", dtype),
             reference_logprobs=_recorded(sequences, "reference_logprobs", dtype),
             old_values=_recorded(sequences, "old_values", dtype),
+            targets=_targets(sequences, dtype),
+            margin=torch.tensor([s.margin for s in first], dtype=dtype),
             turn_index=turns,
             turn_rewards=_turn_rewards(sequences, owner, turns, dtype),
             state_index=_states(sequences),
@@ -222,6 +233,19 @@ class TokenBatch:
     def sequence_mean(self, values: Tensor) -> Tensor:
         """Mean of action-token values [A] over each sequence [S]; 0 for a sequence without action tokens."""
         return self.sequence_sum(values) / self.lengths.clamp(min=1)
+
+    def last(self, values: Tensor) -> Tensor:
+        """Values [..., A] at each sequence's last action token [..., S]; 0 for a sequence without one.
+
+        ValueError where pieces of a sequence are not there.
+        """
+        if not self.complete:
+            raise ValueError(
+                'the last action of sequences whose other pieces are in another micro-batch; see "couples"'
+            )
+        ends = (torch.cumsum(self.lengths, 0) - 1).clamp(min=0)
+        padded = values if values.shape[-1] else values.new_zeros(*values.shape[:-1], 1)
+        return torch.where(self.lengths > 0, padded[..., ends], torch.zeros((), dtype=values.dtype, device=ends.device))
 
     def group_sum(self, values: Tensor) -> Tensor:
         """Sum of sequence values [S] over each group [G]."""
@@ -263,7 +287,7 @@ class TokenBatch:
 
 _PER_TOKEN = {
     "logprobs", "old_logprobs", "behavior_logprobs", "reference_logprobs", "entropy", "values", "old_values",
-    "divergence", "turn_index", "turn_rewards", "state_index", "advantages",
+    "targets", "hidden", "divergence", "turn_index", "turn_rewards", "state_index", "advantages",
 }  # fmt: skip
 
 
@@ -274,6 +298,15 @@ def _recorded(sequences: Sequence[TokenSequence], name: str, dtype: torch.dtype)
         return None
     filled = (values or (0.0,) * s.num_actions for values, s in zip(recorded, sequences, strict=True))
     return torch.tensor([value for values in filled for value in values], dtype=dtype)
+
+
+def _targets(sequences: Sequence[TokenSequence], dtype: torch.dtype) -> Tensor | None:
+    """The targets [K, A], nan where there is none; None where no token has one."""
+    rows = [row for s in sequences for row in (s.targets or (None,) * s.num_actions)]
+    size = next((len(row) for row in rows if row is not None), 0)
+    if not size:
+        return None
+    return torch.tensor([row or (math.nan,) * size for row in rows], dtype=dtype).T
 
 
 def _compact(index: Tensor) -> Tensor:

@@ -82,6 +82,7 @@ def _advantages(algorithm: Algorithm) -> set[str]:
 
 
 FAMILIES: dict[str, Callable[[Algorithm], bool]] = {
+    "reward model": lambda a: bool(a.plan.scores),
     "distillation": lambda a: "divergence" in a.needs,
     "preferences, online": lambda a: a.plan.pairing is not None or _paired_rollouts(a),
     "preferences": lambda a: Source.PREFERENCES in _sources(a),

@@ -38,6 +38,16 @@ class Plan(Protocol):
         ...
 
     @property
+    def scores(self) -> tuple[str, ...]:
+        """Names of what a reward model says of each token; empty where a policy is trained."""
+        ...
+
+    @property
+    def labels(self) -> str | None:
+        """What recorded trajectories have in place of a reward."""
+        ...
+
+    @property
     def mismatched(self) -> bool:
         """Whether prompts are joined with the completions of others."""
         ...

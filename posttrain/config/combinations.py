@@ -321,12 +321,18 @@ def _packages(recipe: Recipe, _: Algorithm) -> Iterator[Mistake]:
 
 def _critic(_: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
     read = algorithm.needs & {"values", "old_values"}
-    if read and algorithm.plan.critic is None:
+    if read and algorithm.plan.critic is None and not algorithm.plan.scores:
         yield Mistake(
             ("algorithm",),
             f"{algorithm.name!r} reads a critic's {' and '.join(sorted(read))}, but trains no critic; "
             "allowed: an algorithm whose plan has one, such as ppo or oreal",
         )
+
+
+def _reward_model(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
+    if algorithm.plan.scores and recipe.evaluation is not None:
+        text = f"algorithm {algorithm.name!r} trains a reward model, which answers no benchmark"
+        yield Mistake(("evaluation",), f"{text}; allowed: none, and `posttrain calibrate` on data that is held out")
 
 
 def _teacher(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
@@ -376,6 +382,7 @@ RULES: tuple[Callable[[Recipe, Algorithm], Iterator[Mistake]], ...] = (
     _quantised,
     _packages,
     _critic,
+    _reward_model,
     _teacher,
     _sources,
     _trackers,

@@ -16,7 +16,8 @@ class Outcome:
     """A recorded completion of a prompt: its reward (None: ungraded), and whether it ended by itself.
 
     sampled: where the trajectory is stored with the tokens and logprobs that were sampled (`recorded.read`); they are
-    then trained on in place of completion, which is empty.
+    then trained on in place of completion, which is empty. steps: its text in steps, step_labels: a label for each,
+    where one is known; attributes: the numbers of its row (see `data.labels`).
     """
 
     completion: Completion
@@ -24,6 +25,9 @@ class Outcome:
     solved: bool = False
     finished: bool = True
     sampled: str | None = None
+    steps: tuple[str, ...] = ()
+    step_labels: tuple[float | None, ...] = ()
+    attributes: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,8 @@ class Example:
     """A prompt, and what is known about it.
 
     id: stable over runs (source and row number). completion: the demonstration, where the row has one. chosen,
-    rejected: a preference's two sides, one alone where completions are judged singly. outcomes: recorded trajectories.
+    rejected: a preference's two sides, one alone where completions are judged singly; margin: by how much the chosen
+    one should win. outcomes: recorded trajectories.
     Prompt and completions are all text or all conversations. columns: the row as it was read (and under the recipe's
     names), for rewards and templates. occurrence: how often whoever drew it (`trainer.window`) had drawn it before;
     rollouts of the next are others.
@@ -42,6 +47,7 @@ class Example:
     completion: Completion | None = None
     chosen: Completion | None = None
     rejected: Completion | None = None
+    margin: float = 0.0
     outcomes: tuple[Outcome, ...] = ()
     columns: Mapping[str, Any] = field(default_factory=dict)
     occurrence: int = 0

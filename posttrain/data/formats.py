@@ -4,9 +4,11 @@
     demonstrations  {"prompt", "completion"}, {"messages"} (all from the first assistant message on is supervised), or
                     {"text"} (all of it is supervised)
     preferences     {"prompt", "chosen", "rejected"}, or {"chosen", "rejected"} that begin with the same messages; or
-                    unpaired {"prompt", "completion", "label"}: a chosen side where label is true, else a rejected one
+                    unpaired {"prompt", "completion", "label"}: a chosen side where label is true, else a rejected one;
+                    maybe with {"margin"}: by how much the chosen side should win
     trajectories    as demonstrations, with {"reward"}: a number, or null for ungraded; maybe with {"solved"}, and
                     {"stop_reason"}, "length" where the completion was cut off; the lines of a run's rollouts/ are such
+    steps, attributes: trajectories that are labelled in place of a reward (`data.labels`)
 
 Each text is either plain or a list of messages. Recipes rename columns, make the prompt from a template (where
 "{options:letters}" writes a list as "A. ...", "B. ...", a line each), put a system message in front, or turn plain text
@@ -23,6 +25,7 @@ from typing import Any
 
 from posttrain.config.schema import SourceSettings
 from posttrain.data.examples import Completion, Example
+from posttrain.data.labels import step_labels
 from posttrain.data.readers import excerpt
 from posttrain.errors import DataError, did_you_mean
 from posttrain.trajectory import Message, Prompt
@@ -65,7 +68,8 @@ class RowFormat:
             _check_completion(side)
         sides: dict[str, Any] = dict(found)
         kept = {name: value for name, value in columns.items() if name in row or name not in _TEXTS}
-        return Example(id=example_id, prompt=prompt, columns=kept, **sides)
+        margin = _margin(columns) if self.kind == "preferences" else 0.0
+        return Example(id=example_id, prompt=prompt, columns=kept, margin=margin, **sides)
 
     def _converse(
         self, prompt: Prompt, sides: dict[str, Completion | None]
@@ -177,6 +181,23 @@ def _preferences(columns: Mapping[str, Any]) -> dict[str, Any]:
     return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
 
 
+def _margin(columns: Mapping[str, Any]) -> float:
+    value = columns.get("margin")
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if value is not None and not number:
+        raise BadRowError(f"column 'margin' must be a finite number or null, got {excerpt(value)}")
+    return float(value or 0.0)
+
+
+def _steps(columns: Mapping[str, Any]) -> dict[str, Any]:
+    prompt = _text("prompt", _required(columns, "prompt"))
+    try:
+        steps, _ = step_labels({name: _required(columns, name) for name in ("completions", "labels")} | dict(columns))
+    except ValueError as error:
+        raise BadRowError(str(error)) from error
+    return {"prompt": prompt, "completion": "".join(steps)}
+
+
 def _unpaired(columns: Mapping[str, Any]) -> dict[str, Any]:
     label = columns["label"]
     named = _LABELS.get(label.strip().lower()) if isinstance(label, str) else None  # a .csv file's
@@ -214,6 +235,8 @@ KINDS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "demonstrations": _demonstrations,
     "preferences": _preferences,
     "trajectories": _trajectories,
+    "steps": _steps,
+    "attributes": _demonstrations,
 }
 
 

@@ -4,7 +4,8 @@ Item i is drawn from a generator seeded `seed + i`: seeds 0 and 1 of one dataset
 need a seed at least `size` away from the training seed.
 
 Preferences prefer an item's answer to a wrong one; trajectories are its answer (even items) or a wrong one (odd items)
-with the reward that the dataset's scorer gives. The wrong answer is that of the nearest later item, of those of the
+with the reward that the dataset's scorer gives; the same with that as an attribute, or as the label of one step. The
+wrong answer is that of the nearest later item, of those of the
 same configuration, which the scorer does not take for right: so it has the form of an answer, and depends on the
 configuration alone.
 """
@@ -24,6 +25,8 @@ UNSTABLE = frozenset({"isomorphic_strings", "knight_swap", "polynomial_multiplic
 COLUMNS: Mapping[str, Mapping[str, str]] = {
     "preferences": {"prompt": "question", "chosen": "answer", "rejected": "wrong_answer"},
     "trajectories": {"prompt": "question", "completion": "completion"},
+    "attributes": {"prompt": "question", "completion": "completion"},
+    "steps": {"prompt": "question"},
 }
 """Our name -> the column, by kind of data; for prompts and demonstrations, the question and the answer."""
 
@@ -35,7 +38,8 @@ def rows(config: Mapping[str, Any], kind: str = "prompts") -> tuple[int, Callabl
 
     Columns: question, answer (None where the dataset has no oracle), dataset (its name), entry (the item as
     reasoning-gym made it, which its scorer wants; some scorers need its tuples, so keep it out of JSON on the way to
-    one); for preferences wrong_answer, for trajectories completion and reward. size defaults to 500 and seed to 0.
+    one); for preferences wrong_answer, for trajectories completion and reward, for steps completions and labels. size
+    defaults to 500 and seed to 0.
     Raises DataError for an unknown dataset or key, a value that the dataset rejects, an unstable dataset without
     PYTHONHASHSEED, and (from a row) a dataset of whose answers none is wrong.
     """
@@ -69,9 +73,10 @@ def rows(config: Mapping[str, Any], kind: str = "prompts") -> tuple[int, Callabl
         found = {"question": entry["question"], "answer": entry["answer"], "dataset": name, "entry": entry}
         if kind == "preferences":
             found["wrong_answer"] = _wrong_answer(dataset, index)
-        elif kind == "trajectories":
+        elif kind in COLUMNS:
             found["completion"] = entry["answer"] if index % 2 == 0 else _wrong_answer(dataset, index)
             found["reward"] = float(dataset.score_answer(found["completion"], entry))
+            found |= {"completions": [found["completion"]], "labels": [found["reward"]]} if kind == "steps" else {}
         return found
 
     return int(settings["size"]), columns

@@ -20,7 +20,7 @@ from posttrain.data.examples import Example, Examples
 from posttrain.data.formats import BadRowError, RowFormat
 from posttrain.data.readers import READERS, read_rows
 from posttrain.data.recorded import shards
-from posttrain.data.trajectories import by_prompt, from_store, rollout_files
+from posttrain.data.trajectories import RECORDED, by_prompt, from_store, rollout_files
 from posttrain.errors import DataError, did_you_mean
 
 REASONING_GYM = "reasoning_gym"
@@ -29,7 +29,7 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def load_source(settings: SourceSettings, kind: str) -> Examples:
-    """The examples of one source. kind: "prompts", "demonstrations", "preferences" or "trajectories".
+    """The examples of one source. kind: "prompts", "demonstrations", "preferences" or one of `RECORDED`.
 
     An example's id is "<source>#<row number, from 0>"; trajectories are gathered by prompt, and a run directory is a
     source of them: its trajectory store, or else its `rollouts/`. Raises DataError, naming the file and line (or the
@@ -59,8 +59,8 @@ def load_source(settings: SourceSettings, kind: str) -> Examples:
         _reject(settings, "applies to reasoning_gym and tasks, not to hub datasets", config={})
         dataset = _hub(settings)
         examples = _indexed(settings, kind, f"{settings.path}[{settings.split}]", len(dataset), dataset.__getitem__)
-    if kind == "trajectories":
-        examples = by_prompt(examples)
+    if kind in RECORDED:
+        examples = by_prompt(examples, kind)
     if not examples:
         raise DataError(f"no usable rows in {examples.description}; {examples.num_skipped} bad rows")
     return examples

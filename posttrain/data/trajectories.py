@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from posttrain.data.examples import Example, Examples, Outcome
+from posttrain.data.labels import attributes_of, step_labels
 from posttrain.data.recorded import metadata, scan, vocabulary_digest
 from posttrain.errors import DataError
 from posttrain.trajectory import Prompt
@@ -21,7 +23,11 @@ from posttrain.trajectory import Prompt
 _STEPS = "step_*.jsonl"
 
 
-def by_prompt(rows: Examples) -> Examples:
+RECORDED = ("trajectories", "steps", "attributes")
+"""Kinds of rows that are recorded trajectories: graded as a whole, or labelled (`data.labels`)."""
+
+
+def by_prompt(rows: Examples, kind: str = "trajectories") -> Examples:
     """One example a prompt, with the outcomes of all rows that ask it, in their order; reads every row once.
 
     A row that failed (its column `error` is set) has nothing to learn from: it is left out and counted as skipped.
@@ -34,7 +40,7 @@ def by_prompt(rows: Examples) -> Examples:
             problem = problem or f"{example.id}: the rollout had failed: {example.columns['error']}"
         else:
             groups.setdefault(json.dumps(example.prompt, sort_keys=True), []).append(example)
-    found = [replace(group[0], outcomes=tuple(map(_outcome, group))) for group in groups.values()]
+    found = [replace(group[0], outcomes=tuple(map(partial(_outcome, kind), group))) for group in groups.values()]
     return replace(rows, num_examples=len(found), read=found.__getitem__, num_skipped=skipped, first_problem=problem)
 
 
@@ -101,15 +107,21 @@ def rollout_files(path: Path) -> Sequence[Path]:
     return sorted(directory.glob(_STEPS), key=lambda file: (len(file.stem), file.stem))
 
 
-def _outcome(example: Example) -> Outcome:
+def _outcome(kind: str, example: Example) -> Outcome:
     """Solved is the row's column, or else a reward of at least 1; finished: it was not cut off at its token limit."""
     columns = example.columns
     assert example.completion is not None
-    reward = columns["reward"]
+    reward = columns.get("reward")
     solved = columns.get("solved")
+    labels: dict[str, Any] = {}
+    if kind == "steps":
+        labels = dict(zip(("steps", "step_labels"), step_labels(columns), strict=True))
+    elif kind == "attributes":
+        labels = {"attributes": attributes_of(columns)}
     return Outcome(
         completion=example.completion,
         reward=reward,
         solved=reward is not None and reward >= 1 if solved is None else bool(solved),
         finished=columns.get("stop_reason") != "length",
+        **labels,
     )

@@ -123,7 +123,7 @@ _LATEX = [
     (r"\b(sum|prod)_(\w)\b", r"\1_{\2}"),
     (r"\bgrad\b", r"\\nabla"),
     (r"(?<![\\\w])(pi|sigma|delta|gamma|lambda|theta|mu|tau|rho|log|exp|min|max|sum|prod)(?![A-Za-z])", r"\\\1"),
-    (r"(?<![\\\w])(mean|std|var|sqrt|sg|clip|sign|odds|KL)(?=[_( ])", r"\\operatorname{\1}"),
+    (r"(?<![\\\w])(mean|std|var|sqrt|sg|cos|clip|sign|odds|KL)(?=[_( ])", r"\\operatorname{\1}"),
     (r"(?<=[\w}'])_([A-Za-z]{2,})\b", r"_{\\text{\1}}"),
     (r"\^\(([^()]*)\)", r"^{\1}"),
     (r"<=", r"\\le "),

@@ -17,7 +17,8 @@ from posttrain.models.weights import named_weights
 def save_model(model: Any, tokenizer: Any, directory: Path | str, *, writes: bool = True) -> Path:
     """Write safetensors, config, generation config and tokenizer (with chat template) to `directory`.
 
-    A model with an adapter is merged, and the adapter is written beside it, to `directory`/adapter, as peft stores one;
+    A model with an adapter is merged, and the adapter is written beside it, to `directory`/adapter, as peft stores one
+    (not a reward model's, which would lack its head);
     a quantised one is written as what its weights stand for. Where weights are spread over ranks every rank must call,
     and one of them `writes`. The same weights give the same bytes. The files appear together: they are written beside
     it and then renamed; a former `directory` is replaced.
@@ -28,7 +29,8 @@ def save_model(model: Any, tokenizer: Any, directory: Path | str, *, writes: boo
     if sharded or has_lora(model) or is_quantised(model):
         weights = ((name, tensor.cpu() if sharded else tensor) for name, tensor in named_weights(model))
         given = {"state_dict": {name: tensor for name, tensor in weights if writes}}
-    adapter = adapter_weights(model) if has_lora(model) else None
+    adapted = has_lora(model) and hasattr(model, "peft_config")
+    adapter = adapter_weights(model) if adapted else None
     if not writes:
         return directory
     directory.parent.mkdir(parents=True, exist_ok=True)

@@ -70,6 +70,16 @@ class Policy(nn.Module):
         self.shape = logit_shape(model.config)
         self.layout: Layout = getattr(model, "row_layout", "padded")
 
+    @property
+    def head(self) -> Any:
+        """The linear layer that is read directly."""
+        return self.model.get_output_embeddings()
+
+    @property
+    def whole(self) -> bool:
+        """Whether rows must hold the action tokens themselves."""
+        return self.critic is not None and self.critic.reading == "action"
+
     def forward(self, rows: Rows) -> Scored:
         """Logprobs and entropies [A] of softmax(logits / temperature), in nats; float32, or float64 as the model is."""
         scores = action_scores(self.model, rows, self.shape, self.layout)

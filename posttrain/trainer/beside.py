@@ -1,4 +1,4 @@
-"""The models that stand beside the policy: reference, teacher and critic."""
+"""The models that stand beside the policy: reference, teacher and critic; or in its place: a reward model."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from posttrain.models.critic import Critic
 from posttrain.models.load import check_critic, check_model, load_critic
 from posttrain.models.policy import Teacher
 from posttrain.models.reference import reference_of
+from posttrain.models.scorer import Scorer, classifier_of
 from posttrain.models.teacher import check_teacher, load_teacher
 from posttrain.rollout.collector import Collector
 from posttrain.rollout.engine import Engine
@@ -76,3 +77,8 @@ def critic_of(recipe: Recipe, algorithm: Algorithm, model: Any, tokenizer: Any) 
         return None
     own = recipe.critic.path is not None
     return Critic(load_critic(recipe.model, recipe.critic, tokenizer) if own else model, reading)
+
+
+def reward_model_of(algorithm: Algorithm, model: Any) -> Scorer:
+    """The reward model that is trained in the policy's place; it takes over `model`'s decoder, adapter and all."""
+    return Scorer(classifier_of(model, algorithm.plan.scores), gives_hidden="hidden" in algorithm.needs)

@@ -16,6 +16,7 @@ from torch import Tensor
 from posttrain.config.schema import TrackingSettings, TrainingSettings
 from posttrain.errors import RunError, UserError
 from posttrain.models.policy import Policy
+from posttrain.models.scorer import Scorer
 
 
 def make_accelerator(training: TrainingSettings, tracking: TrackingSettings, output: Path) -> Any:
@@ -90,7 +91,7 @@ def named_failures(deadline_seconds: float) -> Iterator[None]:
         ) from error
 
 
-def prepare(accelerator: Any, policy: Policy, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
+def prepare(accelerator: Any, policy: Policy | Scorer, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
     """Policy and optimiser as accelerate wraps them for the ranks.
 
     FSDP2 gathers a decoder layer at a time; the rest, the head among it, around the policy's forward.
@@ -104,9 +105,9 @@ def prepare(accelerator: Any, policy: Policy, optimizer: torch.optim.Optimizer) 
     return prepared, optimizer
 
 
-def _gather_head(policy: Policy) -> None:
+def _gather_head(policy: Policy | Scorer) -> None:
     """Under ZeRO-3, have the output head gathered around the policy's forward and backward, which read it directly."""
-    head = policy.model.get_output_embeddings()
+    head = policy.head
     if hasattr(head.weight, "ds_id"):
         import deepspeed
 

@@ -105,16 +105,7 @@ def describe(recipe: Recipe, algorithm: Algorithm) -> dict[str, str]:
     """Data, models, sizes and optimiser of a run, a phrase each."""
     training, rollout = recipe.training, recipe.rollout
     rollouts = Source.ROLLOUTS in algorithm.sources
-    plan = {"model": _model(recipe.model)}
-    if recipe.lora is not None:
-        plan["model"] += f", of which a LoRA adapter of rank {recipe.lora.rank} is trained"
-    if "reference_logprobs" in algorithm.needs:
-        plan["reference"] = _reference(recipe, algorithm)
-    if algorithm.plan.critic is not None:
-        start = recipe.critic.path or "the model's start"
-        plan["critic"] = f"a second trained model from {start}, a scalar for each {algorithm.plan.critic}"
-    if recipe.teacher is not None:
-        plan["teacher"] = f"{_model(recipe.teacher)}, frozen, in {recipe.teacher.dtype}"
+    plan = _models(recipe, algorithm)
     for kind in ("prompts", "demonstrations", "preferences", "trajectories"):
         sources = getattr(recipe, kind)
         if sources:
@@ -149,6 +140,23 @@ def describe(recipe: Recipe, algorithm: Algorithm) -> dict[str, str]:
     plan["forward"] = f"at most {training.tokens_per_microbatch:,} tokens a micro-batch"
     if recipe.evaluation is not None:
         plan["evaluation"] = _shown(recipe.evaluation.name, recipe.evaluation.settings)
+    return plan
+
+
+def _models(recipe: Recipe, algorithm: Algorithm) -> dict[str, str]:
+    plan = {"model": _model(recipe.model)}
+    if recipe.lora is not None:
+        plan["model"] += f", of which a LoRA adapter of rank {recipe.lora.rank} is trained"
+    if algorithm.plan.scores:
+        scores = ", ".join(algorithm.plan.scores)
+        plan["reward model"] = f"the model's decoder under a head for {scores}, which starts at 0; no policy is trained"
+    if "reference_logprobs" in algorithm.needs:
+        plan["reference"] = _reference(recipe, algorithm)
+    if algorithm.plan.critic is not None:
+        start = recipe.critic.path or "the model's start"
+        plan["critic"] = f"a second trained model from {start}, a scalar for each {algorithm.plan.critic}"
+    if recipe.teacher is not None:
+        plan["teacher"] = f"{_model(recipe.teacher)}, frozen, in {recipe.teacher.dtype}"
     return plan
 
 

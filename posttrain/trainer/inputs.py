@@ -128,7 +128,8 @@ def _by_pass_rate(
 def _load(settings: SourceSettings, kind: str, index: int, algorithm: Algorithm, tokenizer: Any) -> Examples:
     """The rows of one source; its DataError begins with the recipe's field."""
     try:
-        found = load_source(settings, kind)
+        labelled = algorithm.plan.labels if kind == "trajectories" else None
+        found = load_source(settings, labelled or kind)
         if kind == "trajectories":
             recorded = [term for term in algorithm.terms if term.source is Source.TRAJECTORIES]
             check_recorded(found, tokenizer, logprobs=any("behavior_logprobs" in term.needs for term in recorded))

@@ -30,11 +30,12 @@ from posttrain.models.load import empty_model
 from posttrain.models.lora import add_lora
 from posttrain.models.policy import Policy, Teacher
 from posttrain.models.quantised import quantised_bytes
+from posttrain.models.scorer import Scorer
 from posttrain.models.tokenizer import load_tokenizer
 from posttrain.rollout.weights import engine_dtype
 from posttrain.rows import Rows
 from posttrain.table import render
-from posttrain.trainer.beside import copies_reference
+from posttrain.trainer.beside import copies_reference, reward_model_of
 from posttrain.trainer.corrected import algorithm_of
 from posttrain.trainer.launch_plan import Launch
 from posttrain.trainer.live_bytes import materialise, without_data
@@ -159,7 +160,7 @@ class Trace:
 
 
 def trace_update(
-    policy: Policy, sequences: Sequence[TokenSequence], budget_tokens: int, couples: Any, precision: str
+    policy: Policy | Scorer, sequences: Sequence[TokenSequence], budget_tokens: int, couples: Any, precision: str
 ) -> Trace:
     """What the largest of the micro-batches of `sequences` needs; the policy is on the meta device."""
     options = row_options(policy)
@@ -180,13 +181,15 @@ def trace_update(
         live.forget_peak()
         with _precision(precision):
             scored = policy(rows)
-        wanted = [one.float() for one in (scored.logprobs, scored.values, scored.divergence) if one is not None]
-        torch.autograd.backward(torch.cat(wanted).sum())
+        wanted = [getattr(scored, name, None) for name in ("logprobs", "values", "divergence")]
+        torch.autograd.backward(torch.cat([one.float().flatten() for one in wanted if one is not None]).sum())
         gradients = _bytes(parameters[name] for name in trained)
         activations = max(0, live.peak - start - gradients)
+    num_rows, num_tokens = rows.input_ids.shape
+    if isinstance(policy, Scorer):
+        return Trace(scoring, activations, num_rows, num_tokens, logits_chunk=0)
     row = 4 * _vocabulary(policy)
     chunk = row * min(rows.action_ids.numel(), max(1, policy.chunk_bytes // row))
-    num_rows, num_tokens = rows.input_ids.shape
     return Trace(scoring, activations, num_rows, num_tokens, chunk)
 
 
@@ -232,7 +235,7 @@ def fullest_step(recipe: Recipe, algorithm: Algorithm, num_ranks: int, config: A
 class _Models:
     """The models of a run on the meta device, and their bytes."""
 
-    policy: Policy
+    policy: Policy | Scorer
     weights: int
     beside: int
     sampler: int
@@ -257,7 +260,9 @@ class _Models:
         saved = 0 if recipe.model.quantization is None else base - quantised_bytes(model, model.dtype)
         if recipe.lora is not None:
             add_lora(model, recipe.lora, recipe.seed)
-        policy = Policy(model, teacher, critic=critic)
+        policy: Policy | Scorer = Policy(model, teacher, critic=critic)
+        if algorithm.plan.scores:
+            policy = reward_model_of(algorithm, model)
         sleeps = recipe.rollout.engine == "vllm" and recipe.rollout.sleep > 0 and device.type == "cuda"
         return cls(policy, _bytes(policy.parameters()) - saved, beside, sampler, sleeps)
 
@@ -281,7 +286,7 @@ def _generation(recipe: Recipe, algorithm: Algorithm, models: _Models, num_ranks
     return {"cache": tokens * a_token + (0 if rollout.engine == "vllm" else logits)}
 
 
-def _weights(weights: int, policy: Policy, launch: Launch) -> int:
+def _weights(weights: int, policy: Policy | Scorer, launch: Launch) -> int:
     """Where they are spread: this rank's share, and what is gathered at a time."""
     if launch.kind not in _SPREAD:
         return weights
@@ -309,8 +314,8 @@ def _precision(name: str) -> AbstractContextManager[Any]:
     return nullcontext() if dtype is None else torch.autocast("cpu", dtype)
 
 
-def _vocabulary(policy: Policy) -> int:
-    return int(policy.model.get_output_embeddings().weight.shape[0])
+def _vocabulary(policy: Policy | Scorer) -> int:
+    return int(policy.model.get_input_embeddings().weight.shape[0])
 
 
 def _bytes(parameters: Iterable[nn.Parameter]) -> int:

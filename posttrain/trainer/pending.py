@@ -41,6 +41,7 @@ def load_pending(directory: Path, rank: int, num_steps: int) -> tuple[list[StepD
     for row in _read(directory / _SEQUENCES.format(rank)):
         index = row.pop("step")
         values: Record = {n: tuple(value) if isinstance(value, list) else value for n, value in row.items()}
+        values["targets"] = values["targets"] and tuple(map(_text, values["targets"]))
         steps[index].sequences.append(TokenSequence(**values | {"source": Source(values["source"])}))
     for row in _read(directory / _PLAYED.format(rank)):
         trajectory = from_record(row["trajectory"])
@@ -74,17 +75,19 @@ def _played_row(step: int, played: Played) -> Record:
 
 def _example_record(example: Example) -> Record:
     texts = {name: getattr(example, name) for name in _TEXTS}
-    return {"id": example.id} | texts | {"outcomes": [asdict(one) for one in example.outcomes]}
+    return (
+        {"id": example.id, "margin": example.margin} | texts | {"outcomes": [asdict(one) for one in example.outcomes]}
+    )
 
 
 def _example(record: Mapping[str, Any]) -> Example:
     texts = {name: _text(record[name]) for name in _TEXTS}
-    outcomes = [Outcome(**one | {"completion": _text(one["completion"])}) for one in record["outcomes"]]
-    return Example(id=record["id"], **texts, outcomes=tuple(outcomes))
+    outcomes = [Outcome(**{name: _text(value) for name, value in one.items()}) for one in record["outcomes"]]
+    return Example(id=record["id"], margin=record["margin"], **texts, outcomes=tuple(outcomes))
 
 
 def _text(written: Any) -> Any:
-    """Text as it is, a conversation as a tuple of messages."""
+    """Text as it is, a conversation as a tuple of messages, so with other lists."""
     return tuple(written) if isinstance(written, list) else written
 
 

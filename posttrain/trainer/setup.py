@@ -25,13 +25,14 @@ from posttrain.models.lora import WithoutAdapter, add_lora
 from posttrain.models.offload import offload_activations
 from posttrain.models.policy import Policy
 from posttrain.models.quantised import plain
+from posttrain.models.scorer import Scorer, pad_apart
 from posttrain.models.tokenizer import load_tokenizer
 from posttrain.reward import Grader, RewardSpec
 from posttrain.rollout.collector import Collector
 from posttrain.rollout.engine import Engine, Sampling
 from posttrain.rollout.engines import check_engine, make_engine
 from posttrain.trainer.ahead import gather_aside
-from posttrain.trainer.beside import anchor_of, check_models, copied_reference, critic_of, teacher_of
+from posttrain.trainer.beside import anchor_of, check_models, copied_reference, critic_of, reward_model_of, teacher_of
 from posttrain.trainer.canary import Canary, training_dtype
 from posttrain.trainer.corrected import algorithm_of
 from posttrain.trainer.distributed import make_accelerator, of_all_ranks, prepare
@@ -85,7 +86,11 @@ def build(recipe: Recipe, output: Path, stack: ExitStack, say: Callable[[str], N
     reference = copied_reference(recipe, algorithm, model, accelerator.device)
     if recipe.lora is not None:
         add_lora(model, recipe.lora, recipe.seed)
-    updater = _updater(recipe, algorithm, Policy(model, teacher, critic=critic), accelerator)
+    trained: Policy | Scorer = Policy(model, teacher, critic=critic)
+    if algorithm.plan.scores:
+        trained = reward_model_of(algorithm, model)
+        pad_apart(trained.model, tokenizer, stop_ids)
+    updater = _updater(recipe, algorithm, trained, accelerator)
     if reference is None and "reference_logprobs" in algorithm.needs:
         reference = WithoutAdapter(updater.policy)
     ranks = accelerator.process_index, accelerator.num_processes
@@ -148,7 +153,7 @@ def _held_out(recipe: Recipe) -> HeldOut | None:
     return HeldOut(benchmark, load_items(benchmark, recipe.evaluation.limit), recipe.evaluation.samples)
 
 
-def _updater(recipe: Recipe, algorithm: Algorithm, policy: Policy, accelerator: Any) -> Updater:
+def _updater(recipe: Recipe, algorithm: Algorithm, policy: Policy | Scorer, accelerator: Any) -> Updater:
     training = recipe.training
     if recipe.model.activation_offload:
         offload_activations(policy)

@@ -6,6 +6,7 @@ Advantages and coefficients are known before, from whole groups, so that a seque
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -93,9 +94,13 @@ def joined(batches: Sequence[TokenBatch]) -> TokenBatch:
             values[entry.name] = _numbered(found, [int(pairs.max()) + 1 if len(pairs) else 0 for pairs in found])
         elif entry.name == "complete":
             values[entry.name] = all(found)
-        elif any(isinstance(value, Tensor) and value.ndim for value in found):  # where none was recorded: 0
+        elif any(
+            isinstance(value, Tensor) and value.ndim for value in found
+        ):  # where none was recorded: 0, or no target
+            like = next(value for value in found if value is not None)
+            nothing = math.nan if entry.name == "targets" else 0.0
             filled = [
-                torch.zeros(batch.sequence_index.numel(), dtype=batch.reward.dtype) if value is None else value
+                like.new_full((*like.shape[:-1], batch.sequence_index.numel()), nothing) if value is None else value
                 for value, batch in zip(found, batches, strict=True)
             ]
             values[entry.name] = torch.cat(filled, -1)

@@ -22,6 +22,7 @@ from posttrain.data.plan import microbatches
 from posttrain.estimator import Algorithm, reduce
 from posttrain.estimator.diagnostics import Diagnostics, means, merge
 from posttrain.models.policy import Policy
+from posttrain.models.scorer import Scorer
 from posttrain.rows import Layout
 from posttrain.trainer.distributed import add_over_ranks, largest_over_ranks
 from posttrain.trainer.optimizer import learning_rates
@@ -94,10 +95,10 @@ class Updater:
         part = batch.take(torch.tensor(rows)).to(device)
         part_rows = collate([sequences[row] for row in rows], **row_options(self.policy))
         scored = self.policy(part_rows.to(device))
-        old = scored.logprobs.detach() if part.old_logprobs is None else part.old_logprobs
-        beside = {name: getattr(scored, name) for name in ("values", "divergence")}
-        beside = {name: found for name, found in beside.items() if found is not None}
-        part = part.replace(logprobs=scored.logprobs, entropy=scored.entropy, old_logprobs=old, **beside)
+        said = {name: found for name, found in scored._asdict().items() if found is not None}
+        if part.old_logprobs is None and "logprobs" in said:
+            said["old_logprobs"] = said["logprobs"].detach()
+        part = part.replace(**said)
         totals, found = self.algorithm.totals(part)
         # Ranks average their gradients; the counts are global, so the sum over ranks is wanted.
         self.accelerator.backward(reduce(totals, counts.to(device)) * self.accelerator.num_processes)
@@ -105,8 +106,8 @@ class Updater:
 
     def _accumulate_nothing(self) -> None:
         scored = self.policy(collate([_NOTHING], **row_options(self.policy)).to(self.accelerator.device))
-        found = [tensor for tensor in (scored.logprobs, scored.values) if tensor is not None]
-        self.accelerator.backward(0.0 * torch.cat(found).sum())
+        found = [getattr(scored, name, None) for name in ("logprobs", "values")]
+        self.accelerator.backward(0.0 * sum(tensor.sum() for tensor in found if tensor is not None))
 
     def _apply(self) -> dict[str, float]:
         norms = self._clip()
@@ -186,8 +187,8 @@ class RowOptions(TypedDict):
 
 
 def row_options(policy: Any) -> RowOptions:
-    """The rows that the policy, wrapped or not, takes."""
+    """The rows that the policy or the reward model, wrapped or not, takes."""
     plain = policy
-    while not isinstance(plain, Policy):
+    while not isinstance(plain, Policy | Scorer):
         plain = plain.module
-    return {"layout": plain.layout, "whole": plain.critic is not None and plain.critic.reading == "action"}
+    return {"layout": plain.layout, "whole": plain.whole}

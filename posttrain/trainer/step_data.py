@@ -8,7 +8,8 @@ from typing import Any
 
 from posttrain.batch import PER_ACTION, Source, TokenSequence
 from posttrain.data.chat import Encoded, encode_demonstration
-from posttrain.data.examples import Completion, Example
+from posttrain.data.examples import Completion, Example, Outcome
+from posttrain.data.labels import targets_of
 from posttrain.data.recorded import read
 from posttrain.errors import DataError
 from posttrain.estimator import Algorithm
@@ -131,8 +132,22 @@ class StepMaker:
                 sampled = from_record(read(outcome.sampled))
                 made = [self._cut(one) for one in rollout_sequences(sampled, group, number, source)]
             graded: dict[str, Any] = {"reward": outcome.reward, "solved": outcome.solved, "trajectory": number}
-            found += [replace(one, **graded) for one in made if one.num_actions]
+            found += [replace(one, **graded) for one in self._labelled(example, outcome, made) if one.num_actions]
         return found
+
+    def _labelled(self, example: Example, outcome: Outcome, made: list[TokenSequence]) -> list[TokenSequence]:
+        """With targets, where the algorithm learns labels of tokens; one that was cut has lost those of its end."""
+        plan = self.algorithm.plan
+        if plan.labels is None:
+            return made
+        if len(made) != 1:
+            raise DataError(f"{example.id}: the chat template breaks it into {len(made)} sequences; labels need one")
+        actions = [token for token, action in zip(made[0].token_ids, made[0].action_mask, strict=True) if action]
+        try:
+            targets = targets_of(outcome, plan.scores, plan.labels, actions, self.tokenizer)
+        except ValueError as error:
+            raise DataError(f"{example.id}: {error}") from error
+        return [replace(made[0], targets=targets)]
 
     def _preference(self, example: Example, neighbour: Example, group: int) -> list[TokenSequence]:
         """Its sides, those that max_length leaves an action (or none of a pair); where planned, mismatched ones too."""
@@ -156,7 +171,7 @@ class StepMaker:
                     f"{example.id}: the chat template breaks the {name} side into {len(sequences)} sequences; a "
                     "preference needs one a side: keep its last turn alone, or set tokenizer.chat_template"
                 )
-            found.append(replace(sequences[0], pair=group, reward=reward))
+            found.append(replace(sequences[0], pair=group, reward=reward, margin=example.margin))
         return found
 
     def _encoded(

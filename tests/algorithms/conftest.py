@@ -18,6 +18,8 @@ from posttrain.estimator import Algorithm, Plan, Source, TokenBatch, TokenSequen
 from tests.algorithms.parity import Parity, load_verl
 
 CONTEXTS, VOCABULARY = 6, 5
+SAID = {"entropy": "entropies", "values": "values", "hidden": "hidden", "divergence": "divergences"}
+"""What a batch holds of its tokens beside their logprobs, with gradient, and who says it."""
 _PAIRED = {Source.ROLLOUTS, Source.PREFERENCES}
 
 
@@ -35,6 +37,8 @@ class Row:
     solved: bool = False
     weight: float = 1.0
     old_values: list[float] | None = None
+    targets: list[tuple[float, ...] | None] | None = None
+    margin: float = 0.0
     gap: int = 0  # the action before which another's token stands: a second turn starts there
     pair: int | None = None  # default: a preference's group
 
@@ -55,16 +59,22 @@ class Row:
             old_logprobs=tuple(self.old),
             reference_logprobs=tuple(self.reference),
             old_values=None if self.old_values is None else tuple(self.old_values),
+            targets=None if self.targets is None else tuple(self.targets),
+            margin=self.margin,
             weight=self.weight,
         )
 
 
 @dataclass(frozen=True)
 class World:
-    """Completions, and the parameters theta [contexts, vocabulary] of the policy that scores them."""
+    """Completions, and the parameters theta [contexts, vocabulary] of the policy that scores them.
+
+    num_scores: a critic's, or a reward model's, for each token.
+    """
 
     theta: Tensor
     rows: list[Row]
+    num_scores: int = 1
 
     def logprobs(self, theta: Tensor | None = None) -> list[Tensor]:
         """log pi of each completion's tokens."""
@@ -78,7 +88,12 @@ class World:
 
     def values(self) -> list[Tensor]:
         """A critic's values of each completion's tokens; it shares the policy's parameters."""
-        return [torch.tanh(self.theta[row.contexts, 0]) for row in self.rows]
+        tables = torch.tanh(self.theta[:, [k % VOCABULARY for k in range(self.num_scores)]]).T.squeeze(0)
+        return [tables[..., row.contexts] for row in self.rows]
+
+    def hidden(self) -> list[Tensor]:
+        """A reward model's hidden states at each completion's tokens [3, T]."""
+        return [self.theta[row.contexts, :3].T + torch.arange(3)[:, None] for row in self.rows]
 
     def divergences(self) -> list[Tensor]:
         """KL(pi || teacher) where each completion's tokens are drawn, in nats; the teacher prefers high tokens."""
@@ -102,16 +117,18 @@ class World:
         """What the estimator sees, at `logprobs` [A] (default: the policy's)."""
         sequences = [row.sequence(number) for number, row in enumerate(self.rows)]
         flat = torch.cat(self.logprobs()) if logprobs is None else logprobs
-        more = {"entropy": self.entropies(), "values": self.values(), "divergence": self.divergences()}
-        made = {name: torch.cat(pieces).to(flat.dtype) for name, pieces in more.items()}
+        more = {name: getattr(self, made)() for name, made in SAID.items()}
+        made = {name: torch.cat(pieces, -1).to(flat.dtype) for name, pieces in more.items()}
         return TokenBatch.from_sequences(sequences, dtype=flat.dtype).replace(logprobs=flat, **made)
 
     def leaf_batch(self) -> tuple[TokenBatch, Tensor]:
-        """The batch, and the leaf [4, A] that its logprobs, entropy, values and divergence are."""
+        """The batch, and the leaf [N, A] that its logprobs and what else is said of its tokens are."""
         batch = self.batch()
-        names = ("logprobs", "entropy", "values", "divergence")
-        leaf = torch.stack([getattr(batch, name) for name in names]).detach().requires_grad_()
-        return batch.replace(**dict(zip(names, leaf, strict=True))), leaf
+        found = {name: getattr(batch, name) for name in ("logprobs", *SAID)}
+        leaf = torch.cat([one.reshape(-1, one.shape[-1]) for one in found.values()]).detach().requires_grad_()
+        parts = leaf.split([one.numel() // max(1, one.shape[-1]) if one.ndim > 1 else 1 for one in found.values()])
+        own = {name: part.view(one.shape) for (name, one), part in zip(found.items(), parts, strict=True)}
+        return batch.replace(**own), leaf
 
     def planned(self, plan: Plan) -> World:
         """The world after the plan's work on sequences: rollouts in pairs, mismatched preferences."""
@@ -151,6 +168,7 @@ def make_world(
     ungraded: float = 0.0,
     binary: bool = True,
     reference_samples: int = 0,
+    num_labels: int = 0,
 ) -> World:
     """A random world; the first group solves nothing, the second everything; `drift` moves old and reference away.
 
@@ -178,10 +196,17 @@ def make_world(
             reward=value if source in played and draw.random() >= ungraded else None,
             solved=solved and source in played,
             old_values=[more.gauss(0, 1) for _ in range(length)],
+            targets=[label() for _ in range(length)] if num_labels and source is Source.TRAJECTORIES else None,
+            margin=more.random() if source is Source.PREFERENCES else 0.0,
             gap=more.randrange(max(1, length)),
         )
 
+    def label() -> tuple[float, ...] | None:
+        drawn = tuple(labels.choice([labels.random(), math.nan]) for _ in range(num_labels))
+        return drawn if labels.random() < 0.7 else None
+
     rows = []
+    labels = random.Random(-1_000_003 - seed)
     played = {Source.ROLLOUTS, Source.TRAJECTORIES} | ({Source.DEMONSTRATIONS} if reference_samples else set())
     sizes = {Source.ROLLOUTS: group_size, Source.PREFERENCES: 2, Source.DEMONSTRATIONS: reference_samples or 1}
     for group in range(num_groups):
@@ -190,7 +215,7 @@ def make_world(
             if source is Source.PREFERENCES:
                 made = [replace(one, reward=reward) for one, reward in zip(made, (1.0, 0.0), strict=True)]
             rows += made
-    return World(theta.requires_grad_(), rows)
+    return World(theta.requires_grad_(), rows, max(1, num_labels))
 
 
 def gradient_of(loss: Tensor, at: Tensor) -> Tensor:
@@ -224,7 +249,9 @@ def world_for() -> Callable[..., World]:
     """A world that has whatever the given algorithm may ask of the run; other arguments as `make_world`'s."""
 
     def made(algorithm: Algorithm, seed: int = 0, **changes: Any) -> World:
-        changes = {"sources": list(Source), "reference_samples": algorithm.plan.reference_samples} | changes
+        plan = algorithm.plan
+        asked = {"reference_samples": plan.reference_samples, "num_labels": len(plan.scores) if plan.labels else 0}
+        changes = {"sources": list(Source)} | asked | changes
         return make_world(seed, **changes).planned(algorithm.plan)
 
     return made

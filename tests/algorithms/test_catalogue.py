@@ -53,7 +53,7 @@ def test_explained(name: str) -> None:
         assert term.name in as_text(algorithm)
         for part in term.describe().values():
             assert part.formula
-            fields = {"memory", "values", "old_values", "divergence", *LOGPROBS}
+            fields = {"memory", "values", "old_values", "targets", "hidden", "divergence", *LOGPROBS}
             assert part.needs <= {"rewards", "groups", "reference_rollouts", *fields}
     assert as_dict(algorithm)["algorithm"] == name
     assert as_latex(algorithm).count("&=") == len(algorithm.terms)
@@ -81,7 +81,7 @@ def test_what_other_sources_hold_does_not_matter(name: str, world_for: Any, grad
     others = ~torch.stack([batch.is_from(term.source) for term in algorithm.terms]).any(0)
     spoiled = {
         field: torch.where(batch.broadcast(others), torch.full_like(leaf[0], torch.nan), getattr(batch, field))
-        for field in (*LOGPROBS, "divergence", "values", "old_values")
+        for field in (*LOGPROBS, "divergence", "values", "old_values", "hidden")
     }
     ours, expected = (gradient(algorithm(b).loss, leaf) for b in (batch.replace(**spoiled), batch))
     torch.testing.assert_close(ours, expected, rtol=0, atol=0)

@@ -29,6 +29,8 @@ def test_every_algorithm_has_its_row_and_its_paper() -> None:
 
 # One of each family; where an algorithm belongs follows from what it reads and asks for.
 EXAMPLES = {
+    "bradley_terry": "reward model",
+    "process_reward": "reward model",
     "sft": "imitation",
     "raft": "imitation",
     "return_weighted": "imitation",

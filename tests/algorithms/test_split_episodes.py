@@ -16,9 +16,10 @@ from posttrain.algorithms import load
 from posttrain.data.plan import microbatches
 from posttrain.estimator import Algorithm, Source, TokenBatch, TokenSequence, reduce
 from posttrain.estimator.diagnostics import means, merge
+from tests.algorithms.conftest import SAID
 from tests.algorithms.test_invariance import EACH, FEW, SEEDS, close
 
-_PER_ACTION = ("behavior_logprobs", "old_logprobs", "reference_logprobs", "old_values")
+_PER_ACTION = ("behavior_logprobs", "old_logprobs", "reference_logprobs", "old_values", "targets")
 
 
 def cuts_of(length: int, draw: random.Random) -> list[int]:
@@ -61,7 +62,7 @@ def both(here: Any, seed: int) -> tuple[list[TokenSequence], list[TokenSequence]
 
 def batch_of(sequences: Sequence[TokenSequence], like: TokenBatch) -> TokenBatch:
     """Their batch, with what the policy says of the same actions in `like`."""
-    said = {name: getattr(like, name) for name in ("logprobs", "entropy", "values", "divergence")}
+    said = {name: getattr(like, name) for name in ("logprobs", *SAID)}
     return TokenBatch.from_sequences(sequences, dtype=torch.float64).replace(**said)
 
 

@@ -121,7 +121,7 @@ def test_every_part(part: Any) -> None:
     assert default == part()
     assert default.formula
     recorded = {"old_logprobs", "behavior_logprobs", "reference_logprobs", "old_values"}
-    known = {"rewards", "groups", "reference_rollouts", "values", "divergence", "memory"}
+    known = {"rewards", "groups", "reference_rollouts", "values", "divergence", "memory", "targets", "hidden"}
     assert default.needs <= known | recorded
     assert part.__doc__
     with pytest.raises((FrozenInstanceError, TypeError)):
