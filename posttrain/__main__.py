@@ -87,7 +87,9 @@ def train(
 
 @app.command("eval")
 def evaluate(
-    benchmarks: Annotated[str, typer.Argument(help="One benchmark, or several with commas; or results to compare.")],
+    benchmarks: Annotated[
+        str | None, typer.Argument(help="One benchmark, or several with commas; or results to compare.")
+    ] = None,
     settings: Annotated[list[str] | None, typer.Argument(help="Its settings, as key=value; or other results.")] = None,
     model: Annotated[
         str | None, typer.Option(help="A model or adapter (directory, hub id), or http://HOST/v1.")
@@ -105,15 +107,30 @@ def evaluate(
     fresh: Annotated[bool, typer.Option("--fresh", help="Play again what is there.")] = False,
     compare: Annotated[bool, typer.Option("--compare", help="Compare two files of results: A.json B.json.")] = False,
     html: Annotated[Path | None, typer.Option(help="With --compare: write a page of the items that differ.")] = None,
+    harness: Annotated[str | None, typer.Option(help="lm-eval: run its tasks in place of our benchmarks.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Its tasks, with commas.")] = None,
+    include_path: Annotated[Path | None, typer.Option(help="A directory with further tasks of it.")] = None,
+    apply_chat_template: Annotated[bool, typer.Option("--apply-chat-template", help="As the harness's.")] = False,
+    num_fewshot: Annotated[int | None, typer.Option(min=0, help="As the harness's.")] = None,
 ) -> None:
     """Evaluate a model on benchmarks, with confidence intervals; or compare two results item by item."""
     from posttrain.evaluation.command import run_comparison, run_evaluations
     from posttrain.evaluation.model import NamedModel
 
+    named = None if model is None else NamedModel(model, engine, model_name, concurrency)
+    if harness is not None:
+        from posttrain.evaluation.harness import run_harness
+
+        run_harness(
+            harness, tasks.split(",") if tasks else [], named, include_path=include_path, chat=apply_chat_template,
+            num_fewshot=num_fewshot, limit=limit, seed=seed, json_file=json_file,
+        )  # fmt: skip
+        return
+    if benchmarks is None:
+        raise UserError("eval: no benchmark is named; `posttrain list benchmarks` shows them")
     if compare:
         run_comparison([Path(benchmarks), *map(Path, settings or [])], html)
         return
-    named = None if model is None else NamedModel(model, engine, model_name, concurrency)
     run_evaluations(
         benchmarks.split(","), settings or [], model=named, responses=responses, data=data, limit=limit,
         samples=samples, seed=seed, json_file=json_file, output=output, fresh=fresh,
