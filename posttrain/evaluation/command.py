@@ -67,6 +67,9 @@ def run_evaluations(
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
     console.print(results_table(results))
     for result in results:
+        if result.measures:
+            shown = ", ".join(f"{name} {share:.1%}" for name, share in result.measures.items())
+            console.print(f"{result.benchmark}: {shown}", markup=False, soft_wrap=True)
         if result.num_ungraded:
             console.print(
                 f"{result.benchmark}: {result.num_ungraded} ungraded, the first because: {result.first_error}",

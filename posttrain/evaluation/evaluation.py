@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +17,7 @@ class Completed:
     """One completion of one item. solved None: ungraded, for the cause in `error`.
 
     answer: what the outcome reward read out of the completion (`posttrain.reward.Graded`); extracted: whether it found
-    any, None where it reads no answers.
+    any, None where it reads no answers. counts: what the outcome reward counted (`posttrain.reward.Measured`).
     """
 
     id: str
@@ -29,6 +30,7 @@ class Completed:
     prompt: Prompt = ""
     answer: str | None = None
     extracted: bool | None = None
+    counts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,16 @@ class Evaluation:
         return sum(map(_voted, filter(None, graded))) / max(1, sum(map(bool, graded)))
 
     @property
+    def measures(self) -> dict[str, float]:
+        """The share of each thing that the outcome reward counted, over all completions."""
+        sums: dict[str, tuple[int, int]] = {}
+        for one in self.completions:
+            for name, (holding, of) in one.counts.items():
+                before = sums.get(name, (0, 0))
+                sums[name] = before[0] + holding, before[1] + of
+        return {name: holding / of for name, (holding, of) in sums.items() if of}
+
+    @property
     def num_tokens(self) -> int:
         """Sampled tokens of all completions."""
         return sum(one.num_tokens for one in self.completions)
@@ -147,6 +159,7 @@ class Evaluation:
             "num_unextracted": self.num_unextracted,
             "num_unanswered": self.num_unanswered,
             "num_tokens": self.num_tokens,
+            **({"measures": self.measures} if self.measures else {}),
             "seconds": round(self.seconds, 3),
         }
 

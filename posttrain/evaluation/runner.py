@@ -15,7 +15,7 @@ from posttrain.data.sources import load_source
 from posttrain.evaluation.benchmark import Benchmark
 from posttrain.evaluation.evaluation import Completed, Evaluation
 from posttrain.evaluation.samples import Played, Samples
-from posttrain.reward import Graded, Grader
+from posttrain.reward import Graded, Grader, Measured
 from posttrain.rollout.collector import Collector, check_failure_rate
 from posttrain.rollout.engine import Engine, Sampling
 from posttrain.trajectory import Group, Trajectory
@@ -132,4 +132,5 @@ def completed(trajectory: Trajectory, outcome: str) -> Completed:
         prompt=trajectory.prompt,
         answer=answer,
         extracted=answer is not None if reads else None,
+        counts=value.counts if isinstance(value, Measured) else {},
     )

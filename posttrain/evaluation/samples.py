@@ -93,7 +93,8 @@ class Samples:
 
 def _completed(row: dict[str, Any]) -> Completed:
     prompt = row["prompt"] if isinstance(row["prompt"], str) else tuple(row["prompt"])
-    return Completed(**row | {"prompt": prompt, "stop_reason": StopReason(row["stop_reason"])})
+    counts = {name: (holding, of) for name, (holding, of) in row["counts"].items()}
+    return Completed(**row | {"prompt": prompt, "stop_reason": StopReason(row["stop_reason"]), "counts": counts})
 
 
 def _plain(value: Any) -> str:

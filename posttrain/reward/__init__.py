@@ -7,7 +7,7 @@ hangs, runs out of memory or kills its process leaves its trajectory ungraded an
 value. Nothing here imports torch.
 """
 
-from posttrain.reward.graded import Graded
+from posttrain.reward.graded import Graded, Measured
 from posttrain.reward.grader import Grader, RewardSpec
 
-__all__ = ["Graded", "Grader", "RewardSpec"]
+__all__ = ["Graded", "Grader", "Measured", "RewardSpec"]

@@ -1,8 +1,8 @@
-"""A reward that also says which answer it read out of a completion, or what each turn earned."""
+"""A reward that says more than its value: which answer it read, what each turn earned, or what it counted."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Self
 
 
@@ -35,3 +35,22 @@ class Graded(float):
     def __getnewargs__(self) -> tuple[float, str | None, tuple[float, ...] | None, bool]:  # type: ignore[override]
         """What makes it again in another process."""
         return float(self), self.answer, self.turns, self.reads_answer
+
+
+class Measured(float):
+    """A reward's value, and counts behind it: what is counted -> (how many hold, of how many).
+
+    Evaluations add them up over all completions and show the share of each.
+    """
+
+    counts: Mapping[str, tuple[int, int]]
+
+    def __new__(cls, value: float, counts: Mapping[str, tuple[int, int]]) -> Self:
+        """The number `value`, with `counts`."""
+        self = super().__new__(cls, value)
+        self.counts = counts
+        return self
+
+    def __getnewargs__(self) -> tuple[float, Mapping[str, tuple[int, int]]]:  # type: ignore[override]
+        """What makes it again in another process."""
+        return float(self), self.counts

@@ -22,7 +22,7 @@ from typing import Any
 
 from posttrain import catalog
 from posttrain.errors import UserError
-from posttrain.reward.graded import Graded
+from posttrain.reward.graded import Graded, Measured
 from posttrain.reward.signature import is_batched
 
 Reward = Callable[..., Any]
@@ -144,7 +144,7 @@ def _call(reward: Reward, inputs: dict[str, Any]) -> Outcome | Mistake:
             return Failure("returned None", "the reward could not grade it")
         if isinstance(value, str | bytes) or not hasattr(value, "__float__"):
             return Failure("not a number", f"returned {value!r:.100}")
-        number = value if isinstance(value, Graded) else float(value)
+        number = value if isinstance(value, Graded | Measured) else float(value)
     except UserError as error:
         return Mistake(str(error))
     except MemoryError as error:

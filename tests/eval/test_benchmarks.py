@@ -90,6 +90,36 @@ CASES = {
             },
         ),
     ),
+    "ifeval": Case(
+        gold=lambda item: str(item.columns["gold"]),
+        rows=tuple(
+            {
+                "key": 1000 + number,
+                "prompt": "Write about ducks as it says.",
+                "instruction_id_list": [name for name, _ in asked],
+                "kwargs": [
+                    dict.fromkeys(("num_words", "relation", "num_highlights", "language")) | own for _, own in asked
+                ],
+                "gold": gold,
+            }
+            for number, (gold, asked) in enumerate(
+                (
+                    (
+                        "*Ducks* swim and *ducks* dive all day long.",
+                        (
+                            ("punctuation:no_comma", {}),
+                            ("detectable_format:number_highlighted_sections", {"num_highlights": 2}),
+                            ("length_constraints:number_words", {"num_words": 8, "relation": "at least"}),
+                        ),
+                    ),
+                    (
+                        "Die Enten schwimmen gerne auf dem kleinen See hinter unserem Haus.",
+                        (("language:response_language", {"language": "de"}),),
+                    ),
+                )
+            )
+        ),
+    ),
     "mbpp": Case(
         gold=lambda item: f"```python\n{item.columns['code']}\n```",
         rows=(

@@ -84,6 +84,7 @@ def test_json_holds_figures_and_completions() -> None:
         "prompt": "",
         "answer": None,
         "extracted": None,
+        "counts": {},
     }
 
 

@@ -40,6 +40,13 @@ GOLD: dict[str, tuple[str, dict[str, Any]]] = {
         '<think>The tab.</think><action>{"action": "click", "coordinate": [540, 2273]}</action>',
         {"expected_action": {"action": "click", "coordinate": [540, 2273], "candidate_bbox": [[456, 2211, 624, 2337]]}},
     ),
+    "ifeval": (
+        "<<Sums>>\nTwo and two make four.",
+        {
+            "instruction_id_list": ["detectable_format:title", "keywords:existence"],
+            "kwargs": [{}, {"keywords": ["Four", "two"], "relation": None}],
+        },
+    ),
     "json_schema": ('```json\n{"sum": 4}\n```', {"schema": {"type": "object", "required": ["sum"]}}),
 }
 """A completion that deserves the full mark, and the columns of its row."""
