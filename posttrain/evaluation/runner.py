@@ -61,21 +61,8 @@ def evaluate(
     items = list(load_items(benchmark, limit) if items is None else items)[:limit]
     grader.check_columns(items[0].columns)
     environment = catalog.build("environments", benchmark.environment.name, benchmark.environment.settings)
-    collector = Collector(
-        engine,
-        environment,
-        grader,
-        tokenizer,
-        Sampling(
-            max_tokens=benchmark.max_tokens,
-            stop_token_ids=stop_token_ids(tokenizer) if stop_ids is None else stop_ids,
-            temperature=benchmark.temperature,
-            top_p=benchmark.top_p,
-            top_k=benchmark.top_k,
-        ),
-        attempts,
-        limits=benchmark.episode,
-    )
+    sampling = _sampling(benchmark, stop_token_ids(tokenizer) if stop_ids is None else stop_ids)
+    collector = Collector(engine, environment, grader, tokenizer, sampling, attempts, limits=benchmark.episode)
     play = partial(_play, collector, benchmark, seed, max_failure_rate, [])
     whole = on_progress is None and samples_file is None
     at_once = len(items) if whole else max(1, _SAMPLES_AT_ONCE // benchmark.samples)
@@ -94,6 +81,10 @@ def evaluate(
             if on_progress is not None:
                 on_progress(first + len(asked), len(items))
     return Evaluation(benchmark.name, benchmark.samples, tuple(completions), seconds)
+
+
+def _sampling(benchmark: Benchmark, stop_ids: frozenset[int]) -> Sampling:
+    return Sampling(benchmark.max_tokens, stop_ids, benchmark.temperature, benchmark.top_p, benchmark.top_k)
 
 
 def _play(
