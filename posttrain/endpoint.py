@@ -111,10 +111,10 @@ class Endpoint:
         content = await _call(session, "POST", self.url + path, self.request_seconds, body)
         try:
             choice = content["choices"][0]
-            text = choice["text"] if isinstance(prompt, str) else choice["message"]["content"]
+            text = choice["text"] if isinstance(prompt, str) else text_of(choice["message"])
             used = content.get("usage") or {}
             reason = StopReason.LENGTH if choice.get("finish_reason") == "length" else StopReason.STOP
-            return Answer(text or "", reason, int(used.get("completion_tokens", 0)), int(used.get("prompt_tokens", 0)))
+            return Answer(text, reason, int(used.get("completion_tokens", 0)), int(used.get("prompt_tokens", 0)))
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise EndpointError(f"an answer of another form: {str(content)[:_SHOWN_CHARACTERS]}") from error
 
@@ -182,6 +182,13 @@ async def _call(
         return json.loads(content)
     except ValueError as error:
         raise EndpointError(f"not JSON: {content[:_SHOWN_CHARACTERS]!r}", again=True) from error
+
+
+def text_of(message: Mapping[str, Any]) -> str:
+    """The text of an assistant's message; calls of tools that the server read out of it stand in it again."""
+    functions = [call["function"] for call in message.get("tool_calls") or ()]
+    calls = [f'{{"name": {json.dumps(one["name"])}, "arguments": {one["arguments"]}}}' for one in functions]
+    return (message.get("content") or "") + "".join(f"\n<tool_call>\n{call}\n</tool_call>" for call in calls)
 
 
 def _headers() -> dict[str, str]:

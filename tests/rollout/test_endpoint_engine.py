@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pytest
 
 from posttrain.data.chat import encode_prompt
+from posttrain.data.examples import Example
 from posttrain.endpoint import KEY as VARIABLE
-from posttrain.endpoint import find_endpoint
+from posttrain.endpoint import find_endpoint, text_of
+from posttrain.environments import Observation, Step, told
 from posttrain.errors import UserError
+from posttrain.rollout.collector import Collector
 from posttrain.rollout.endpoint_engine import EndpointEngine
 from posttrain.rollout.engine import Request, Sampling
-from posttrain.trajectory import StopReason
+from posttrain.trajectory import Prompt, StopReason
 from tests.openai_server import KEY, OpenAIServer
 from tests.tiny import tiny_model
 
@@ -54,6 +58,51 @@ def test_what_is_asked_arrives_and_what_is_said_comes_back(server: OpenAIServer,
     assert all(0 < len(one.token_ids) <= 6 for one in completions)
     assert all(one.stop_reason in (StopReason.STOP, StopReason.LENGTH) for one in completions)
     assert engine.generate(requests, SAMPLING) == completions  # the seed decides the draws
+
+
+class Asking:
+    """Says a number after each of two actions, and ends with the third."""
+
+    capacity = None
+
+    async def reset(self, prompt: Prompt, columns: Mapping[str, Any], seed: int) -> tuple[Observation, Asked]:
+        return Observation(prompt), Asked()
+
+    def close(self) -> None:
+        pass
+
+
+class Asked:
+    def __init__(self) -> None:
+        self.num_actions = 0
+
+    async def step(self, action: str) -> Step:
+        self.num_actions += 1
+        return Step(Observation(told(f"{self.num_actions}?")), terminated=self.num_actions == 3)
+
+    async def close(self) -> None:
+        pass
+
+
+def test_episodes_of_several_turns_send_all_that_was_said(server: OpenAIServer, engine: EndpointEngine) -> None:
+    example = Example("a", CONVERSATION[:2])
+    play = Collector(engine, Asking(), None, engine.tokenizer, SAMPLING)
+    (group,) = play.collect([example], 4, seed=3)
+    assert [len(one.turns) for one in group.trajectories] == [3] * 4
+    sent = [body["messages"] for body in server.seen]
+    assert sorted(map(len, sent)) == [2] * 4 + [4] * 4 + [6] * 4
+    for one in group.trajectories:
+        texts = [turn.text for turn in one.turns]
+        first, second = ({"role": "assistant", "content": text} for text in texts[:2])
+        assert [*CONVERSATION[:2], first, *told("1?"), second, *told("2?")] in sent
+        assert one.num_completion_tokens == sum(len(turn.completion_ids) for turn in one.turns) > 0
+
+
+def test_calls_of_tools_stand_in_the_text() -> None:
+    call = {"function": {"name": "add", "arguments": '{"a": 1}'}}
+    text = text_of({"content": None, "tool_calls": [call]})
+    assert text == '\n<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
+    assert text_of({"content": "No.", "tool_calls": None}) == "No."
 
 
 def test_tools_are_shown_to_the_server(engine: EndpointEngine) -> None:
