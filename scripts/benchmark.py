@@ -8,6 +8,7 @@ scripts/benchmark step      one optimiser step against bare PyTorch on the same 
 scripts/benchmark scaling   time and memory against tokens, group size, vocabulary and ranks, with exponents
 scripts/benchmark rollout   the collector over vLLM against vLLM alone and TRL's colocated vLLM, and a weight sync
 scripts/benchmark async     training beside a sampler that does not wait
+scripts/benchmark rewards   answers graded per second by two workers
 
 Before it is timed, the first step of both sides must have the same gradient. Each side then takes the micro-batch that
 is quickest for it. ratio is the median over runs of peer / ours: it grows with better, as its target does.
@@ -26,7 +27,7 @@ from typing import Any
 
 WRITTEN = ("work", "ours_seconds", "peer_seconds", "ratio", "target")
 AGAINST_TRL = ("update", "sft", "dpo", "step")
-SUBJECTS = (*AGAINST_TRL, "memory", "scaling", "rollout", "async")
+SUBJECTS = (*AGAINST_TRL, "memory", "scaling", "rollout", "async", "rewards")
 PUBLISHED = {
     "0.6b": "prime-rl, one H100, reinforcement learning of Qwen3-0.6B: 11.9k tokens/s, 12.5 GiB",
     "4b-lora": "prime-rl, one H100, Qwen3-4B with LoRA of rank 16 at 16k tokens: 6.23k tokens/s, MFU 21.7%, 23.3 GiB",
@@ -47,6 +48,10 @@ def rows_of(subject: str, runs: int, scale: str, mixed: str) -> list[Any]:
         from benchmark_async import async_benchmark
 
         return async_benchmark(runs)
+    if subject == "rewards":
+        from benchmark_rewards import rewards_benchmark
+
+        return rewards_benchmark(runs, 200 if scale == "toy" else 2000)
     if subject in AGAINST_TRL:
         from benchmarks import dpo, sft, step, update
         from benchmarks.workloads import SCALES

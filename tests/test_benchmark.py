@@ -21,8 +21,9 @@ WORKS = {
     "step": ["SFT, 64 x", "SFT, 32 x", "SFT, 8 x", "GRPO, 4 x 8"],
     "memory": ["peak memory of GRPO, 2 x 8"],
     "scaling": ["tokens", "group size", "vocabulary", "ranks"],
+    "rewards": ["math_answer, 200 answers, to 1,000", "math_answer, 200 answers, to math", "gsm8k, 200"],
 }
-CALLS = [["update", "sft", "dpo", "step"], ["memory"], ["scaling"]]
+CALLS = [["update", "sft", "dpo", "step"], ["memory"], ["scaling"], ["rewards"]]
 
 
 def command(*arguments: str) -> list[str]:
