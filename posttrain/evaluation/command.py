@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from posttrain import catalog
+from posttrain import catalog, reward
 from posttrain.catalog.members import locate
 from posttrain.config.overrides import apply
 from posttrain.config.tree import COMMAND_LINE, Node
@@ -146,7 +146,8 @@ def _played(
 
 def _samples_file(benchmark: Benchmark, model: NamedModel, seed: int, output: Path | None, fresh: bool) -> Samples:
     """The file of this benchmark by this model: any change of either, or of how it is graded, is another file."""
-    code = [Path(__file__).parent / "runner.py", *(locate("rewards", one.name) for one in benchmark.rewards)]
+    graders = sorted(Path(reward.__file__).parent.glob("*.py"))
+    code = [Path(__file__).parent / "runner.py", *graders, *(locate("rewards", one.name) for one in benchmark.rewards)]
     asked = asdict(replace(benchmark, prepare=None))
     identity = {
         "benchmark": json.loads(json.dumps(asked, default=repr)),
