@@ -45,7 +45,7 @@ class Gae:
     def needs(self) -> frozenset[str]:
         """Rewards, values, and what the penalty reads."""
         penalty = {"old_logprobs", "reference_logprobs"} if self.kl_weight else set()
-        return frozenset({"rewards", "turn_rewards", "old_values"} | penalty)
+        return frozenset({"rewards", "old_values"} | penalty)
 
     @property
     def formula(self) -> str:
@@ -86,7 +86,7 @@ class Gae:
         goes_on = torch.zeros_like(sequence, dtype=torch.bool)
         goes_on[:-1] = sequence[1:] == sequence[:-1]
         following = torch.where(goes_on, values.roll(-1), 0.0)
-        advantage = _discounted(rewards + self.gamma * following - values, self.gamma * self.lambda_ * goes_on.double())
+        advantage = discounted(rewards + self.gamma * following - values, self.gamma * self.lambda_ * goes_on.double())
         return advantage[step], values[step]
 
     def _rewards(self, batch: TokenBatch) -> Tensor:
@@ -101,7 +101,7 @@ class Gae:
         return rewards
 
 
-def _discounted(terms: Tensor, factor: Tensor) -> Tensor:
+def discounted(terms: Tensor, factor: Tensor) -> Tensor:
     """x_t = terms_t + factor_t x_{t+1}, by doubling: after k rounds x_t holds 2^k terms. factor is 0 where x ends."""
     reach = 1
     while bool(factor.any()):
