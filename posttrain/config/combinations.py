@@ -96,6 +96,17 @@ def _rewards(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
         yield Mistake(("rewards",), f"{' and '.join(outcomes)} are both `outcome: true`; allowed: at most one")
 
 
+def _partner(recipe: Recipe, _: Algorithm) -> Iterator[Mistake]:
+    partner = recipe.partner
+    if partner is None:
+        return
+    if partner.self_play == (partner.path is not None):
+        yield Mistake(("partner",), "names nobody, or two; allowed: `path`, or `self_play: true`")
+    remote = partner.path is not None and partner.path.startswith(("http://", "https://"))
+    if partner.name is not None and not remote:
+        yield Mistake(("partner", "name"), "it names one of an endpoint's models; allowed with a path that is http://...")
+
+
 def _ahead(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
     rollout, plan = recipe.rollout, algorithm.plan
     if rollout.max_staleness == 0 or "rollouts" not in algorithm.sources:
@@ -374,6 +385,7 @@ RULES: tuple[Callable[[Recipe, Algorithm], Iterator[Mistake]], ...] = (
     _old_logprobs,
     _redrawn,
     _curriculum,
+    _partner,
     _paired,
     _mismatched,
     _balanced,

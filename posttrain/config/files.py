@@ -21,7 +21,7 @@ def missing_files(tree: Node) -> Iterator[Mistake]:
         for index, _ in enumerate(sources.value if sources and isinstance(sources.value, list) else []):
             allowed = "a file, a run's directory, or a hub id" if section == "trajectories" else "a file, or a hub id"
             yield from _missing(tree, (section, index, "path"), DATA_SUFFIXES, f"{allowed} (owner/name)")
-    for section in ("model", "teacher", "critic", "tokenizer"):
+    for section in ("model", "teacher", "critic", "tokenizer", "partner"):
         yield from _missing(tree, (section, "path"), (), "a directory, or a hub id (owner/name)")
     template = tree.get("tokenizer", "chat_template")
     if template and isinstance(template.value, str) and not any(mark in template.value for mark in "{\n"):

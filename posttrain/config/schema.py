@@ -286,6 +286,24 @@ class EpisodeSettings(Closed):
     invalid: Literal["tell", "mask", "end"] = "tell"
 
 
+class PartnerSettings(Closed):
+    """Who plays the other side of an environment that has one (without this section: the environment itself does).
+
+    path: a frozen model's directory or hub id, or the address of an OpenAI-compatible endpoint (as in
+    http://host:8000/v1; name: which of its models); engine: what samples from weights. self_play: in place of a path,
+    the policy as its sampler has it at the time; nothing is trained on the lines it says there. max_tokens,
+    temperature, top_p: of one line.
+    """
+
+    path: str | None = None
+    name: str | None = None
+    engine: Literal["transformers", "vllm"] = "transformers"
+    self_play: bool = False
+    max_tokens: PositiveInt = 256
+    temperature: NonNegativeFloat = 1.0
+    top_p: float = Field(default=1.0, gt=0, le=1)
+
+
 class TrainingSettings(Closed):
     """The optimiser and its steps.
 
@@ -353,6 +371,7 @@ class Recipe(Closed):
     curriculum: CurriculumSettings | None = None
     environment: Named = Named(name="single_turn")
     episode: EpisodeSettings = EpisodeSettings()
+    partner: PartnerSettings | None = None
     rewards: list[RewardSettings] = Field(default_factory=list)
     rollout: RolloutSettings = RolloutSettings()
     training: TrainingSettings = TrainingSettings()

@@ -139,7 +139,7 @@ def _unused_in_rollouts(recipe: Recipe, algorithm: Algorithm) -> dict[str, str]:
     if "rollouts" not in algorithm.sources:
         samples = f"algorithm {name!r} samples no rollouts"
         written = "tracking.groups_per_step", "tracking.trajectories"
-        found = dict.fromkeys(("prompts", "rewards", "environment", "episode", *written), samples)
+        found = dict.fromkeys(("prompts", "rewards", "environment", "episode", "partner", *written), samples)
         reason = f"{samples}, and an evaluation samples as its benchmark says" if evaluates else samples
         read = EVALUATION_READS | SERVED_READS if evaluates else frozenset()
         return found | {f"rollout.{key}": reason for key in RolloutSettings.model_fields if key not in read}

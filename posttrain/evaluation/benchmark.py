@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from posttrain.config.schema import EpisodeSettings, Named, SourceSettings
+from posttrain.config.schema import EpisodeSettings, Named, PartnerSettings, SourceSettings
 from posttrain.data.examples import Example
 from posttrain.errors import RecipeError
 from posttrain.reward import RewardSpec
@@ -19,7 +19,7 @@ from posttrain.reward import RewardSpec
 class Benchmark:
     """Items, environment, rewards and sampling of one benchmark.
 
-    source: the prompts. rewards: as in a recipe; an item is solved where the outcome reward reaches 1.0. max_tokens:
+    source: the prompts. partner: who plays the environment's other side (None: the environment itself). rewards: as in a recipe; an item is solved where the outcome reward reaches 1.0. max_tokens:
     of one completion. temperature 0 is greedy. samples: completions per item, more than one only where temperature is
     above 0. prepare: makes the item that is asked of the one that was read. RecipeError where a number is out of range.
     """
@@ -29,6 +29,7 @@ class Benchmark:
     rewards: tuple[RewardSpec, ...]
     environment: Named = field(default_factory=lambda: Named(name="single_turn"))
     episode: EpisodeSettings = field(default_factory=EpisodeSettings)
+    partner: PartnerSettings | None = None
     max_tokens: int = 1024
     temperature: float = 0.0
     top_p: float = 1.0

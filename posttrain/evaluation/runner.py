@@ -8,12 +8,13 @@ from contextlib import closing
 from functools import partial
 from typing import Any
 
-from posttrain import catalog
 from posttrain.data.chat import stop_token_ids
 from posttrain.data.examples import Example
 from posttrain.data.sources import load_source
 from posttrain.evaluation.benchmark import Benchmark
 from posttrain.evaluation.evaluation import Completed, Evaluation
+from posttrain.evaluation.model import Opened
+from posttrain.evaluation.partner import make_environment
 from posttrain.evaluation.samples import Played, Samples
 from posttrain.reward import Graded, Grader, Measured
 from posttrain.rollout.collector import Collector, check_failure_rate
@@ -60,8 +61,9 @@ def evaluate(
     benchmark = benchmark.with_samples(samples)
     items = list(load_items(benchmark, limit) if items is None else items)[:limit]
     grader.check_columns(items[0].columns)
-    environment = catalog.build("environments", benchmark.environment.name, benchmark.environment.settings)
-    sampling = _sampling(benchmark, stop_token_ids(tokenizer) if stop_ids is None else stop_ids)
+    ends = stop_token_ids(tokenizer) if stop_ids is None else stop_ids
+    environment = make_environment(benchmark.environment, benchmark.partner, Opened(engine, tokenizer, ends))
+    sampling = _sampling(benchmark, ends)
     collector = Collector(engine, environment, grader, tokenizer, sampling, attempts, limits=benchmark.episode)
     play = partial(_play, collector, benchmark, seed, max_failure_rate, [])
     whole = on_progress is None and samples_file is None

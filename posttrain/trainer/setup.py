@@ -19,6 +19,8 @@ from posttrain.data.chat import encode_prompt, stop_token_ids
 from posttrain.data.examples import Example
 from posttrain.estimator import Algorithm
 from posttrain.evaluation.benchmark import Benchmark
+from posttrain.evaluation.model import Opened
+from posttrain.evaluation.partner import make_environment
 from posttrain.evaluation.runner import evaluate, load_items
 from posttrain.models.load import load_model
 from posttrain.models.lora import WithoutAdapter, add_lora
@@ -194,10 +196,10 @@ def _collector(
     stack: ExitStack,
 ) -> Collector:
     rollout = recipe.rollout
-    environment = catalog.build("environments", recipe.environment.name, recipe.environment.settings)
-    stack.callback(environment.close)
     if rollout.max_staleness:  # the collector's thread has a tokenizer of its own: they are not made to be shared
         tokenizer = copy.deepcopy(tokenizer)
+    environment = make_environment(recipe.environment, recipe.partner, Opened(engine, tokenizer, stop_ids))
+    stack.callback(environment.close)
     return Collector(
         engine=engine,
         environment=environment,
