@@ -104,7 +104,9 @@ def _partner(recipe: Recipe, _: Algorithm) -> Iterator[Mistake]:
         yield Mistake(("partner",), "names nobody, or two; allowed: `path`, or `self_play: true`")
     remote = partner.path is not None and partner.path.startswith(("http://", "https://"))
     if partner.name is not None and not remote:
-        yield Mistake(("partner", "name"), "it names one of an endpoint's models; allowed with a path that is http://...")
+        yield Mistake(
+            ("partner", "name"), "it names one of an endpoint's models; allowed with a path that is http://..."
+        )
 
 
 def _ahead(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from posttrain import catalog
 from posttrain.config import Recipe
 from posttrain.config.schema import EpisodeSettings
 from posttrain.curation.written import check_output, write_rows
@@ -18,6 +17,7 @@ from posttrain.data.examples import Example
 from posttrain.data.sources import load_source
 from posttrain.environments import Environment, Guided
 from posttrain.errors import PosttrainError, RecipeError
+from posttrain.evaluation.partner import make_environment
 from posttrain.rollout.conversation import Conversation
 from posttrain.rollout.episode import messages_of
 from posttrain.rollout.seeds import derived_seed
@@ -48,7 +48,7 @@ def record(recipe: Recipe, count: int, output: Path) -> Recorded:
     if not recipe.prompts:
         raise RecipeError("prompts: not set; the tasks that an expert is to play are read from there")
     tasks = [example for source in recipe.prompts for example in load_source(source, "prompts")[:count]][:count]
-    environment = catalog.build("environments", recipe.environment.name, recipe.environment.settings)
+    environment = make_environment(recipe.environment, recipe.partner, None)
     with closing(environment):
         played = asyncio.run(_play(environment, tasks, recipe))
     rows = [row for own in played if isinstance(own, list) for row in own]

@@ -63,7 +63,7 @@ class NewRecruitRules:
 
     def make(self) -> Any:
         """TextArena's game, without its wrappers."""
-        from textarena.envs.NewRecruit.env import NewRecruitEnv
+        from textarena.envs.NewRecruit.env import NewRecruitEnv  # type: ignore[import-untyped]
 
         return NewRecruitEnv(max_turns=self.max_lines)
 

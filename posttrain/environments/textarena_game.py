@@ -158,7 +158,7 @@ class TextArenaGame:
 
     def _heard(self, player: int) -> str:
         """What the other side and the game have said to a player since it was last asked; its own lines left out."""
-        import textarena
+        import textarena  # type: ignore[import-untyped]
 
         kept = {textarena.ObservationType.PROMPT, textarena.ObservationType.GAME_MESSAGE}
         kept |= {textarena.ObservationType.GAME_ADMIN, textarena.ObservationType.PLAYER_ACTION}

@@ -1,8 +1,8 @@
 """Truth and Deception (TextArena): one side knows which of two facts is right and argues, the other asks and guesses.
 
 The scripted guesser believes the fact that the deceiver named more often, or, a third of them by the seed, the other
-one: those say that they are suspicious. The scripted deceiver stands by the wrong fact or, a third of them, by the right
-one. A side that has won earns 1.
+one: those say that they are suspicious. The scripted deceiver stands by the wrong fact or, a third of them, by the
+right one. A side that has won earns 1.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class TruthAndDeceptionRules:
 
     def make(self) -> Any:
         """TextArena's game, without its wrappers."""
-        from textarena.envs.TruthAndDeception.env import TruthAndDeceptionEnv
+        from textarena.envs.TruthAndDeception.env import TruthAndDeceptionEnv  # type: ignore[import-untyped]
 
         return TruthAndDeceptionEnv(max_turns=self.max_lines)
 

@@ -19,9 +19,10 @@ from posttrain.reward import RewardSpec
 class Benchmark:
     """Items, environment, rewards and sampling of one benchmark.
 
-    source: the prompts. partner: who plays the environment's other side (None: the environment itself). rewards: as in a recipe; an item is solved where the outcome reward reaches 1.0. max_tokens:
-    of one completion. temperature 0 is greedy. samples: completions per item, more than one only where temperature is
-    above 0. prepare: makes the item that is asked of the one that was read. RecipeError where a number is out of range.
+    source: the prompts. partner: who plays the environment's other side (None: the environment itself). rewards: as in
+    a recipe; an item is solved where the outcome reward reaches 1.0. max_tokens: of one completion. temperature 0 is
+    greedy. samples: completions per item, more than one only where temperature is above 0. prepare: makes the item that
+    is asked of the one that was read. RecipeError where a number is out of range.
     """
 
     name: str

@@ -14,11 +14,11 @@ from posttrain.rollout.engine import Sampling
 from posttrain.rollout.speaker import EngineSpeaker
 
 
-def make_environment(named: Named, partner: PartnerSettings | None, policy: Opened) -> Environment:
+def make_environment(named: Named, partner: PartnerSettings | None, policy: Opened | None) -> Environment:
     """The environment, and with `partner` its other side played by that; policy: who plays where it is self-play.
 
-    A partner's model is loaded here, beside the policy's sampler. RecipeError where the environment has no other side;
-    UserError where the model cannot be used.
+    A partner's model is loaded here, beside the policy's sampler. RecipeError where the environment has no other side,
+    or nobody can play it; UserError where the model cannot be used.
     """
     environment: Environment = catalog.build("environments", named.name, named.settings)
     if partner is None:
@@ -29,11 +29,13 @@ def make_environment(named: Named, partner: PartnerSettings | None, policy: Open
     return environment.with_partner(_speaker(partner, policy))
 
 
-def _speaker(settings: PartnerSettings, policy: Opened) -> EngineSpeaker:
+def _speaker(settings: PartnerSettings, policy: Opened | None) -> EngineSpeaker:
     opened = policy
     if settings.path is not None:
         model = NamedModel(settings.path, settings.engine, settings.name)
         model.check()
         opened = open_model(model)
+    if opened is None:
+        raise RecipeError("partner.self_play: no policy plays here; allowed: a `path`")
     sampling: dict[str, Any] = {"temperature": settings.temperature, "top_p": settings.top_p}
     return EngineSpeaker(opened.engine, opened.tokenizer, Sampling(settings.max_tokens, opened.stop_ids, **sampling))

@@ -1,10 +1,10 @@
-"""New Recruit: the script's partner decides by the game's own table, points are rewards, a partner may take its place."""
+"""New Recruit: the script decides by the game's own table, points are rewards, a partner may take the script's place."""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import closing, nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -24,7 +24,7 @@ def play(seed: int, lines: list[str], **settings: Any) -> tuple[TextArenaGame, l
 
 
 def test_points_of_an_agreement_are_the_reward() -> None:
-    one, (offered, accepted) = play(0, [written(LOGROLL), "[Accept]"], scripted=False)
+    _, (offered, accepted) = play(0, [written(LOGROLL), "[Accept]"], scripted=False)
     assert offered.observation.info["speaks"] == "partner" and offered.reward is None and not offered.terminated
     assert accepted.terminated and accepted.solved and accepted.reward == 7400 / MOST_POINTS
     _, (_, low) = play(0, [written([2] * 8), "[Accept]"], scripted=False, goal=5000)
@@ -78,7 +78,7 @@ def test_in_processes_with_the_script_and_with_a_partner() -> None:
     class Agreeable:
         """Accepts whatever it hears."""
 
-        heard: list[Any] = []
+        heard: ClassVar[list[Any]] = []
 
         def turn(self) -> Any:
             return nullcontext()

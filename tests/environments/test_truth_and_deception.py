@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
-from posttrain.environments.truth_and_deception import Deceiver, Guesser, TruthAndDeceptionRules, game, truth_and_deception
+from posttrain.environments.truth_and_deception import (
+    Deceiver,
+    Guesser,
+    TruthAndDeceptionRules,
+    game,
+    truth_and_deception,
+)
 
 RULES = TruthAndDeceptionRules(4)
 
