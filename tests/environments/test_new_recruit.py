@@ -1,4 +1,4 @@
-"""New Recruit: the script decides by the game's own table, points are rewards, a partner may take the script's place."""
+"""New Recruit: the script decides by the game's own table, points are rewards, a partner may take its place."""
 
 from __future__ import annotations
 
