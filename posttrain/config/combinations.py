@@ -302,7 +302,15 @@ def _model(recipe: Recipe, _: Algorithm) -> Iterator[Mistake]:
     if model.path is None and model.config is not None and recipe.tokenizer.path is None:
         yield Mistake(
             ("tokenizer", "path"),
-            "missing: model.config has no tokenizer; allowed: a directory, a hub id, or 'characters'",
+            "missing: model.config has no tokenizer; allowed: a directory, a hub id, 'characters', or 'bpe'",
+        )
+    tokenizer = recipe.tokenizer
+    if tokenizer.path == "bpe" and tokenizer.corpus is None:
+        yield Mistake(("tokenizer", "corpus"), "missing: tokenizer 'bpe' is learnt from it; allowed: a .jsonl file")
+    if tokenizer.path != "bpe" and tokenizer.corpus is not None:
+        yield Mistake(
+            ("tokenizer", "corpus"),
+            f"{tokenizer.corpus!r} is read by tokenizer.path bpe alone, and it is {tokenizer.path!r}; allowed: null",
         )
 
 

@@ -23,6 +23,7 @@ def missing_files(tree: Node) -> Iterator[Mistake]:
             yield from _missing(tree, (section, index, "path"), DATA_SUFFIXES, f"{allowed} (owner/name)")
     for section in ("model", "teacher", "critic", "tokenizer", "partner"):
         yield from _missing(tree, (section, "path"), (), "a directory, or a hub id (owner/name)")
+    yield from _missing(tree, ("tokenizer", "corpus"), (".jsonl",), "a .jsonl file")
     template = tree.get("tokenizer", "chat_template")
     if template and isinstance(template.value, str) and not any(mark in template.value for mark in "{\n"):
         path = ("tokenizer", "chat_template")

@@ -130,11 +130,17 @@ class CriticSettings(Closed):
 
 
 class TokenizerSettings(Closed):
-    """A hub id or directory (default: the model's), or `characters`: one token a character, with a chat template."""
+    """A hub id or directory (default: the model's), or one for tiny models, with a chat template.
+
+    path: `characters` has one token a character; `bpe` learns at most `vocabulary` byte pairs from the texts of
+    `corpus`, a .jsonl file such as the run's demonstrations.
+    """
 
     path: str | None = None
     revision: str | None = None
     chat_template: str | None = None
+    corpus: str | None = None
+    vocabulary: PositiveInt = 1024
 
 
 class SourceSettings(Closed):

@@ -1,4 +1,4 @@
-"""The tokenizer of a run: loaded from the hub or a directory, or made of single characters."""
+"""The tokenizer of a run: loaded from the hub or a directory, made of single characters, or learnt from a file."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 from posttrain.config.hub import hub_reachable
 from posttrain.config.schema import ModelSettings, TokenizerSettings
 from posttrain.errors import UserError
+from posttrain.models.bpe_tokenizer import bpe_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CHARACTERS = "characters"
+BPE = "bpe"
 _SPECIAL = ("<pad>", "<unk>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>")
 _SYMBOLS = "\n" + "".join(sorted(string.digits + string.ascii_letters + string.punctuation + " "))
 _CHARACTER_TEMPLATE = (
@@ -37,10 +39,13 @@ def load_tokenizer(tokenizer: TokenizerSettings, model: ModelSettings) -> PreTra
     if path is None:
         raise UserError(
             "tokenizer.path: missing. model.config makes a model without a tokenizer; "
-            f"give a directory, a hub id, or '{CHARACTERS}'"
+            f"give a directory, a hub id, '{CHARACTERS}', or '{BPE}' with a corpus"
         )
     revision = tokenizer.revision or (model.revision if path == model.path else None)
-    loaded = character_tokenizer() if path == CHARACTERS else _pretrained(path, revision)
+    if path == BPE:
+        loaded = bpe_tokenizer(tokenizer.corpus or "", tokenizer.vocabulary)
+    else:
+        loaded = character_tokenizer() if path == CHARACTERS else _pretrained(path, revision)
     if tokenizer.chat_template is not None:
         loaded.chat_template = _template(tokenizer.chat_template)
     if loaded.pad_token is None:

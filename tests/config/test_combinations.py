@@ -56,6 +56,8 @@ IMPOSSIBLE = [
         PROSPECTS,
         "algorithm: 'terms' reads preferences as pairs and as single completions; allowed: prospect_value",
     ),
+    (GRPO, "tokenizer=bpe", "tokenizer.corpus: missing: tokenizer 'bpe' is learnt from it; allowed: a .jsonl file"),
+    (GRPO, "tokenizer.corpus=rows.jsonl", "tokenizer.corpus: 'rows.jsonl' is read by tokenizer.path bpe alone"),
     (PPO, "critic.path=a/b/c", "critic.path: 'a/b/c' does not exist"),
     (KTO, "training.prompts_per_step=1", "training.prompts_per_step: 1 is not allowed: algorithm 'kto' joins each"),
     (GRPO, "partner={temperature: 0.5}", "partner: names nobody, or two; allowed: `path`, or `self_play: true`"),

@@ -22,6 +22,31 @@ def test_characters_are_tokens_and_decode_exactly() -> None:
     assert tokenizer(chr(233)).input_ids == [tokenizer.unk_token_id]
 
 
+def test_byte_pairs_are_learnt_from_a_file(tmp_path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prompt": [{"role": "user", "content": "go north, go south"}], "seed": 3}\n' * 5)
+    settings = TokenizerSettings(path="bpe", corpus=str(file), vocabulary=300)
+    tokenizer = load_tokenizer(settings, ModelSettings(config={}))
+    assert len(tokenizer(" north").input_ids) == 1 < len(tokenizer("qzx").input_ids)
+    for text in (TEXT, "größer\x00", "<|end|>"):
+        assert tokenizer.decode(tokenizer(text, add_special_tokens=False).input_ids) == text
+    messages = [{"role": "user", "content": "go"}, {"role": "tool", "name": "f", "content": "3"}]
+    text = tokenizer.apply_chat_template(messages, tools=[{"name": "f"}], tokenize=False, add_generation_prompt=True)
+    assert text == '<|system|>{"name": "f"}<|end|><|user|>go<|end|><|tool|>3<|end|><|assistant|>'
+    assert tokenizer.get_vocab() == load_tokenizer(settings, ModelSettings(config={})).get_vocab()
+    tokenizer.save_pretrained(tmp_path / "saved")
+    saved = load(path=str(tmp_path / "saved"))
+    assert saved(TEXT).input_ids == tokenizer(TEXT).input_ids and saved.eos_token == "<|end|>"
+
+
+def test_byte_pairs_that_cannot_be_learnt(tmp_path) -> None:
+    file = tmp_path / "rows.jsonl"
+    for text, size, why in (("{}", 300, "holds no text"), ("{", 300, "cannot be read"), ('["a"]', 100, "at least 262")):
+        file.write_text(text)
+        with pytest.raises(UserError, match=why):
+            load_tokenizer(TokenizerSettings(path="bpe", corpus=str(file), vocabulary=size), ModelSettings(config={}))
+
+
 def test_chat_template_of_characters() -> None:
     tokenizer = character_tokenizer()
     messages = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]

@@ -1,0 +1,178 @@
+"""Text adventures of TextWorld (arXiv 1806.11532), made by seed, in its own words.
+
+A turn is one command. A command that the game's interpreter does not carry out is invalid, and its answer says why.
+The reward of a turn is what it adds to the game's score, as a share of the most that can be scored: an episode's sum is
+at most 1. Games of other interpreters (Jericho) are not covered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from posttrain.environments import Environment, Observation, Step, told
+from posttrain.environments.processes import InProcesses
+from posttrain.environments.text_game_files import default_cache, game_file, game_spec
+from posttrain.trajectory import Message
+
+INSTRUCTIONS = "You are playing a text adventure. Answer with one command, such as 'go north' or 'take the key'."
+_BANNER = re.compile(r"\A.*\$\$\$[^\n]*\n", re.DOTALL)
+_STATUS = re.compile(r"\n>[ ]+-=[^\n]*\Z|\n>\s*\Z")
+_GAPS = re.compile(r"\s*\n\s*")
+_SUCCEEDED = re.compile(r"\[(?!\()[^\]\n]* - succeeded\]")
+_META = frozenset({
+    "quit", "q", "restart", "save", "restore", "undo", "script", "noscript", "unscript", "transcript", "verify",
+    "version", "notify", "brief", "superbrief", "verbose", "normal", "pronouns", "nouns", "restrict", "enable",
+    "disable", "print_state", "oops",
+})  # fmt: skip
+"""Commands to the interpreter rather than to the game."""
+
+
+def text_game(
+    *,
+    family: Literal["simple", "cooking", "coin_collector", "treasure_hunter", "custom"] = "simple",
+    game: dict[str, Any] | None = None,
+    grammar: dict[str, Any] | None = None,
+    show_actions: bool = False,
+    instructions: str | None = INSTRUCTIONS,
+    cache: str | None = None,
+    processes: int = 2,
+    episodes_per_process: int = 64,
+    deadline_seconds: float = 60.0,
+) -> Environment:
+    """Games of one family; a row's columns family, seed and those named as one of the family's settings go before.
+
+    game: the family's settings, as tw-make's (`text_game_files.FAMILIES`). grammar: of the texts (`GRAMMAR`).
+    show_actions: each observation ends with the commands that the game would carry out. instructions: the system
+    message, if any. cache: where games are kept (default: in the user's cache directory). RecipeError for settings that
+    TextWorld does not have.
+    """
+    game_spec(family, game or {}, grammar or {}, {}, 0)
+    settings = {
+        "family": family,
+        "game": game or {},
+        "grammar": grammar or {},
+        "show_actions": show_actions,
+        "instructions": instructions,
+        "cache": cache,
+    }
+    return InProcesses(
+        make="posttrain.environments.text_game:TextGame",
+        settings=settings,
+        processes=processes,
+        episodes_per_process=episodes_per_process,
+        deadline_seconds=deadline_seconds,
+    )
+
+
+class TextGame:
+    """One episode (`processes.Playable`)."""
+
+    def __init__(
+        self,
+        *,
+        family: str,
+        game: Mapping[str, Any],
+        grammar: Mapping[str, Any],
+        show_actions: bool,
+        instructions: str | None,
+        cache: str | None,
+    ) -> None:
+        self._game = family, game, grammar
+        self._show_actions, self._instructions = show_actions, instructions
+        self._cache = default_cache() if cache is None else Path(cache).expanduser()
+        self._env: Any = None
+        self._now: Any = None
+        self._walk: list[str] = []
+
+    def reset(self, columns: Mapping[str, Any], seed: int) -> Observation:
+        """Make the row's game, where it is not there yet, and start it."""
+        import textworld  # type: ignore[import-untyped]
+
+        spec = game_spec(*self._game, columns, seed)
+        path = game_file(spec, self._cache)
+        infos = textworld.EnvInfos(
+            admissible_commands=True, policy_commands=True, won=True, lost=True, score=True, max_score=True,
+            objective=True, extras=["walkthrough"],
+        )  # fmt: skip
+        self._env = textworld.start(str(path), infos)
+        self._now = self._env.reset()
+        self._name = spec.key
+        self._walk = list(self._now["extra.walkthrough"] or ())
+        opening: tuple[Message, ...] = told(self._text(_BANNER.sub("", self._now.feedback)))
+        if self._instructions:
+            opening = ({"role": "system", "content": self._instructions}, *opening)
+        return Observation(opening, actions=self._actions, state=self._anchor)
+
+    def step(self, action: str) -> Step:
+        """Give the game one command."""
+        command, problem = read_command(action)
+        if problem is not None:
+            return Step(Observation(actions=self._actions, state=self._anchor), invalid=problem)
+        before, score = self._anchor, self._now.score or 0
+        self._now, _, done = self._env.step(command)
+        carried_out = _SUCCEEDED.search(self._now.raw) is not None
+        if not carried_out and not done:
+            words = _clean(self._now.feedback) or "Nothing happens."
+            return Step(Observation(actions=self._actions, state=self._anchor), invalid=words)
+        if self._walk and self._walk[0] == command:
+            del self._walk[0]
+        elif self._anchor != before:  # off the way: from here on, what TextWorld plans
+            self._walk = []
+        said = _clean(self._now.feedback) if done else self._text(self._now.feedback)
+        return Step(
+            Observation(told(said), actions=self._actions, state=self._anchor),
+            reward=(self._now.score - score) / max(self._now.max_score, 1),
+            terminated=bool(done),
+            solved=bool(self._now.won) if done else None,
+        )
+
+    def expert(self) -> str | None:
+        """The next command of the game's walkthrough; off it, of TextWorld's own plan; None where it has none."""
+        plan = self._walk or self._now.policy_commands or [None]
+        command: str | None = plan[0]
+        return command
+
+    def close(self) -> None:
+        """End the interpreter."""
+        if self._env is not None:
+            self._env.close()
+            self._env = None
+
+    @property
+    def _actions(self) -> tuple[str, ...]:
+        return tuple(self._now.admissible_commands)
+
+    @property
+    def _anchor(self) -> str:
+        """The game, its score and all facts that hold: where the player is, what is where, what is open."""
+        facts = sorted(str(fact) for fact in self._now["_facts"])
+        text = "\n".join([self._name, str(self._now.score or 0), *facts])
+        return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+    def _text(self, feedback: str) -> str:
+        shown = _clean(feedback)
+        return f"{shown}\nYou can: {'; '.join(self._actions)}" if self._show_actions else shown
+
+
+def read_command(action: str) -> tuple[str, str | None]:
+    """The command in a policy's text, what follows "</think>"; or why it is none, in words for the policy."""
+    command = " ".join(action.rpartition("</think>")[2].split(" ")).strip()
+    words = command.lower().split()
+    if not words:
+        return "", "Say a command."
+    if not command.isascii() or not command.isprintable():
+        return "", "A command is one line of plain English letters."
+    if "." in command or ";" in command or "then" in words:
+        return "", "One command at a time."
+    if words[0] in _META or words[0].startswith("tw-"):
+        return "", f"{words[0]!r} is not part of the game."
+    return command, None
+
+
+def _clean(feedback: str) -> str:
+    """What the game says, without its status line and empty lines."""
+    return _GAPS.sub("\n", _STATUS.sub("", feedback.rstrip(" "))).strip()
