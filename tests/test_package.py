@@ -65,6 +65,9 @@ def test_constraints_pin_every_dependency_within_its_range() -> None:
     del extras["vllm"]  # for CUDA, where nothing is pinned
     for text in [*project["dependencies"], *itertools.chain(*extras.values())]:
         requirement = Requirement(text)
+        if requirement.name == "posttrain":  # an extra that takes in others
+            assert requirement.extras <= extras.keys()
+            continue
         assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), text
 
 

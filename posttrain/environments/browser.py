@@ -1,0 +1,44 @@
+"""Web pages in a real Chromium: MiniWoB++ through BrowserGym's accessibility tree and action grammar."""
+
+from __future__ import annotations
+
+from posttrain.environments import Environment
+from posttrain.environments.browser_episode import task_names
+from posttrain.environments.browser_view import View
+from posttrain.environments.chromium import find_chromium
+from posttrain.environments.processes import InProcesses
+
+
+def browser(
+    *,
+    view: View = "tree",
+    screenshots: bool = False,
+    chromium: str | None = None,
+    processes: int = 2,
+    episodes_per_process: int = 16,
+    deadline_seconds: float = 60.0,
+) -> Environment:
+    """Tasks of MiniWoB++ (rows with the columns `task` and `seed`; prompts: {path: tasks, config: {task: [...]}}).
+
+    The policy reads the goal and the page's accessibility tree with ids, and answers with one action of BrowserGym's
+    `miniwob_all`: click('13'), fill('14', 'text'), keyboard_press('Enter'), mouse_click(60, 100) and so on. What
+    cannot be done (no such action or element, an element that another covers) is told as an invalid action. Reward 1.0
+    where the page's own raw reward is above 0 at the end, else 0.0; the page's clock is off.
+
+    view: tree, as BrowserGym prints it, after the grammar as a system message; compact, a few short lines for small
+    models, which learn the grammar from demonstrations. screenshots: keep a picture of each page, for people
+    (`Turn.screenshot`, the report). chromium: the program (default: the variable POSTTRAIN_CHROMIUM, or what is on the
+    path). processes, each with one Chromium, and episodes_per_process, a page each: together, how many episodes run at
+    once. deadline_seconds: of one reset or step.
+
+    MissingDependencyError where Chromium or BrowserGym is missing.
+    """
+    program = find_chromium(chromium)
+    task_names()
+    return InProcesses(
+        make="posttrain.environments.browser_episode:BrowserEpisode",
+        settings={"chromium": program, "view": view, "screenshots": screenshots},
+        processes=processes,
+        episodes_per_process=episodes_per_process,
+        deadline_seconds=deadline_seconds,
+    )

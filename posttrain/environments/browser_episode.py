@@ -1,0 +1,165 @@
+"""One episode in a real Chromium: a task of BrowserGym's MiniWoB++, played in the process that holds the browser.
+
+BrowserGym's own tasks, action grammar, marking of elements and accessibility tree; not its `BrowserEnv`, which starts a
+browser and a chat window for each episode, waits half a second for each action, and reads the page in four ways.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from posttrain.environments import Observation, Step, told
+from posttrain.environments.browser_experts import expert_action
+from posttrain.environments.browser_view import Element, View, compact_text, elements, tree_text
+from posttrain.environments.chromium import pages
+from posttrain.errors import DataError, MissingDependencyError, UnknownNameError, did_you_mean
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+_NEVER_MS = 2**31 - 1
+"""A page would end its episode after ten seconds; the longest time that a browser's timer takes."""
+_MAX_WORDS = 160
+
+
+class BrowserEpisode:
+    """A MiniWoB++ task in a page (`environments.processes.Playable`). chromium: the program."""
+
+    def __init__(self, *, chromium: str, view: View = "tree", screenshots: bool = False) -> None:
+        self._pages = pages(chromium)
+        self._view, self._screenshots = view, screenshots
+        self._page: Page | None = None
+        self._elements: list[Element] = []
+
+    def reset(self, columns: Mapping[str, Any], seed: int) -> Observation:
+        """The task `columns["task"]` with the seed `columns["seed"]`, or `seed` where the row has none."""
+        self.name = _task_name(columns)
+        self._task = _tasks()[self.name](seed=int(columns.get("seed", seed)) % 2**32, episode_max_time=_NEVER_MS)
+        self._page = self._pages.take(**self._task.viewport)
+        self.goal: str = self._task.setup(self._page)[0]
+        first = self._observe()
+        if self._view == "compact":
+            return first
+        return replace(first, messages=({"role": "system", "content": _instructions()}, *first.messages))
+
+    def step(self, action: str) -> Step:
+        """Carry out the one action in the text; reward 1.0 for a task achieved, 0.0 for one that ended otherwise."""
+        page = self._page
+        assert page is not None
+        invalid = self._act(page, action)
+        reward, done, _, _ = self._task.validate(page, [])
+        if done:
+            return Step(reward=reward, terminated=True, solved=reward > 0)
+        return Step(self._observe(invalid), reward=0.0, invalid=invalid)
+
+    def expert(self) -> str | None:
+        """The next action of a scripted expert (`environments.browser_experts`)."""
+        return expert_action(self.name, self.goal, self._elements)
+
+    def close(self) -> None:
+        """Give the page back."""
+        if self._page is not None:
+            self._pages.give_back(self._page)
+            self._page = None
+
+    def _act(self, page: Page, action: str) -> str | None:
+        """Do it; in words for the policy, why it could not be done. An error of a browser that is gone goes on."""
+        from browsergym.core.action.base import execute_python_code  # type: ignore[import-untyped]
+        from playwright.sync_api import Error
+
+        try:
+            code = _actions().to_python_code(action)
+            execute_python_code(code, page, _refuse, _refuse)
+        except (Error, ValueError, NameError, TypeError) as error:
+            if not self._pages.usable(page):
+                raise
+            return _words(error)
+        return None
+
+    def _observe(self, invalid: str | None = None) -> Observation:
+        from browsergym.core.observation import _post_extract, _pre_extract, extract_merged_axtree  # type: ignore[import-untyped]
+
+        assert self._page is not None
+        _pre_extract(self._page)
+        tree = extract_merged_axtree(self._page)
+        _post_extract(self._page)
+        text = tree_text(tree)
+        self._elements = elements(text)
+        page = compact_text(self._elements) if self._view == "compact" else text
+        lines = [self.goal, page] if invalid is None else [self.goal, page, f"not done: {invalid}"]
+        state = hashlib.sha256(f"{self.name}\n{self.goal}\n{page}".encode()).hexdigest()[:16]
+        return Observation(told("\n".join(lines)), state=state, info=self._picture())
+
+    def _picture(self) -> dict[str, Any]:
+        """The page as a PNG for people, as a data URI."""
+        if not self._screenshots or self._page is None:
+            return {}
+        return {"screenshot": "data:image/png;base64," + base64.b64encode(self._page.screenshot()).decode()}
+
+
+def task_names() -> list[str]:
+    """Every task; MissingDependencyError where BrowserGym is not installed."""
+    return sorted(_tasks())
+
+
+@cache
+def _tasks() -> dict[str, Any]:
+    spec = find_spec("miniwob")
+    if spec is None or spec.origin is None or find_spec("browsergym") is None:
+        raise MissingDependencyError(
+            "the packages browsergym-miniwob and miniwob are missing; install posttrain[agents]"
+        )
+    os.environ.setdefault("MINIWOB_URL", (Path(spec.origin).parent / "html" / "miniwob").as_uri() + "/")
+    from browsergym.miniwob import ALL_MINIWOB_TASKS  # type: ignore[import-untyped]
+
+    return {task.subdomain: task for task in ALL_MINIWOB_TASKS}
+
+
+def _task_name(columns: Mapping[str, Any]) -> str:
+    """The row's task; DataError without one, UnknownNameError for one that is not there."""
+    if "task" not in columns:
+        raise DataError(f"environment browser: a row has no column 'task'; it has {', '.join(sorted(columns))}")
+    name = str(columns["task"])
+    if name not in _tasks():
+        raise UnknownNameError(f"task: {name!r} is no MiniWoB++ task; {did_you_mean(name, task_names())}")
+    return name
+
+
+@cache
+def _actions() -> Any:
+    """The grammar: MiniWoB's own actions, without navigation, which could end an episode by `javascript:` addresses.
+
+    Nor noop, which the policy could wait with for as long as it likes.
+    """
+    from browsergym.core.action.highlevel import HighLevelActionSet  # type: ignore[import-untyped]
+
+    actions = HighLevelActionSet(subsets=["miniwob_all"], multiaction=False)
+    del actions.action_set["noop"]
+    return actions
+
+
+@cache
+def _instructions() -> str:
+    """What a policy is told of the grammar."""
+    described: str = _actions().describe(with_long_description=False, with_examples=True)
+    return f"You act on a web page. Answer with one action.\n{described}"
+
+
+def _refuse(text: str) -> None:
+    raise ValueError(f"there is nobody to tell {text!r}")
+
+
+def _words(error: Exception) -> str:
+    """An error in short words."""
+    first = next(iter(str(error).splitlines()), "") or type(error).__name__
+    if "Timeout" in first:
+        first = "the element is covered, hidden or not of a kind that takes this action"
+    return first[:_MAX_WORDS]

@@ -1,0 +1,91 @@
+"""Chromium for environments: found on this machine, started once in a process, its pages handed out and taken back."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from posttrain.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+VARIABLE = "POSTTRAIN_CHROMIUM"
+_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+_ARGUMENTS = ["--disable-features=OverlayScrollbars", "--renderer-process-limit=1"]
+"""Scrollbars stay visible in pictures; all pages share one renderer, which saves some 50 MB a page."""
+
+
+def find_chromium(path: str | None = None) -> str:
+    """The program: `path`, else the variable POSTTRAIN_CHROMIUM, else the first of the usual names on the path.
+
+    MissingDependencyError, with the package to install, where there is none.
+    """
+    given = path or os.environ.get(VARIABLE)
+    found = shutil.which(given) if given else next(filter(None, map(shutil.which, _NAMES)), None)
+    if found is None:
+        where = f"{given!r} is no program" if given else f"none of {', '.join(_NAMES)} is on the path"
+        raise MissingDependencyError(
+            f"Chromium is missing: {where}; install the Debian package chromium (apt-get install chromium), "
+            f"or name the program (setting `chromium`, or the variable {VARIABLE})"
+        )
+    return str(Path(found).resolve())
+
+
+class Pages:
+    """The pages of one Chromium. A page that comes back is used again, unless it crashed.
+
+    Playwright's synchronous interface belongs to one thread of a process, and so does this object.
+    """
+
+    def __init__(self, program: str) -> None:
+        self._program = program
+        self._browser: Browser | None = None
+        self._idle: list[Page] = []
+        self._crashed: set[Page] = set()
+
+    def take(self, width: int, height: int) -> Page:
+        """A page of this size in CSS pixels; Chromium is started where it is not, or no longer, running."""
+        if self._browser is None or not self._browser.is_connected():
+            self._browser, self._idle, self._crashed = _launch(self._program), [], set()
+        while self._idle:
+            page = self._idle.pop()
+            if self.usable(page):
+                page.set_viewport_size({"width": width, "height": height})
+                return page
+        page = self._browser.new_context(viewport={"width": width, "height": height}).new_page()
+        page.on("crash", self._crash)
+        return page
+
+    def give_back(self, page: Page) -> None:
+        """Keep the page for a later episode, where it is usable."""
+        if self.usable(page):
+            self._idle.append(page)
+
+    def usable(self, page: Page) -> bool:
+        """Whether it is open, and Chromium is running."""
+        running = self._browser is not None and self._browser.is_connected()
+        return running and not page.is_closed() and page not in self._crashed
+
+    def _crash(self, page: Page) -> None:
+        self._crashed.add(page)
+
+
+@cache
+def pages(program: str) -> Pages:
+    """The pages of this process's one Chromium."""
+    return Pages(program)
+
+
+def _launch(program: str) -> Browser:
+    """Start Chromium without a window; it ends with this process, even where that is killed (its pipe closes)."""
+    from browsergym.core import _get_global_playwright  # type: ignore[import-untyped]
+    from browsergym.core.constants import BROWSERGYM_ID_ATTRIBUTE  # type: ignore[import-untyped]
+
+    playwright = _get_global_playwright()
+    playwright.selectors.set_test_id_attribute(BROWSERGYM_ID_ATTRIBUTE)
+    browser: Browser = playwright.chromium.launch(executable_path=program, args=_ARGUMENTS)
+    return browser

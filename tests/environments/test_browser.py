@@ -1,0 +1,230 @@
+"""MiniWoB++ in a real Chromium (the Debian package chromium; without it these tests say so)."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import psutil
+import pytest
+
+from posttrain.environments import Environment, Episode, Guided, Observation, Step
+from posttrain.environments.browser import browser
+from posttrain.environments.browser_experts import EXPERTS
+from posttrain.environments.processes import EpisodeLostError
+from posttrain.errors import DataError, MissingDependencyError, UnknownNameError
+
+OVERLAPPED = 8
+"""A seed of click-test-2 whose button ONE lies under the other."""
+
+
+@pytest.fixture(scope="module")
+def pages() -> Iterator[Environment]:
+    environment = browser(view="compact", processes=1, episodes_per_process=8)
+    yield environment
+    environment.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def left_alone(pages: Environment) -> tuple[float, Episode]:
+    """An episode that is begun before all others, and when."""
+    return time.monotonic(), asyncio.run(start(pages, task="click-test", seed=0))[1]
+
+
+async def start(pages: Environment, **columns: Any) -> tuple[Observation, Episode]:
+    return await pages.reset("", columns, 0)
+
+
+def play(pages: Environment, *actions: str, **columns: Any) -> list[Step]:
+    async def steps() -> list[Step]:
+        _, episode = await start(pages, **columns)
+        found = [await episode.step(action) for action in actions]
+        await episode.close()
+        return found
+
+    return asyncio.run(steps())
+
+
+def text(observation: Observation) -> str:
+    return "\n".join(str(message["content"]) for message in observation.messages if isinstance(message, Mapping))
+
+
+async def solve(pages: Environment, task: str, seed: int) -> tuple[int, Step]:
+    """Steps of the expert, and the last of them."""
+    _, episode = await start(pages, task=task, seed=seed)
+    assert isinstance(episode, Guided)
+    number = 0
+    while number < 20:
+        number += 1
+        action = await episode.expert()
+        assert action is not None, f"{task} {seed}: the expert sees nothing to do"
+        step = await episode.step(action)
+        assert step.invalid is None, f"{task} {seed}: {action}: {step.invalid}"
+        if step.terminated:
+            break
+    await episode.close()
+    return number, step
+
+
+def test_a_row_and_its_seed_are_one_page(pages: Environment) -> None:
+    async def begun() -> list[Observation]:
+        return [(await start(pages, task="click-button", seed=seed))[0] for seed in (3, 3, 4)]
+
+    one, again, other = asyncio.run(begun())
+    assert one == again
+    assert text(one) != text(other)
+    assert one.state != other.state
+    goal, *lines = text(one).splitlines()
+    assert goal.startswith('Click on the "')
+    name = goal.split('"')[1]
+    assert any(f'button "{name}"' in line for line in lines)
+
+
+def test_experts_solve_their_tasks(pages: Environment) -> None:
+    async def all_of_them() -> dict[str, tuple[int, Step]]:
+        return {task: await solve(pages, task, 1) for task in EXPERTS}
+
+    ends = asyncio.run(all_of_them())
+    assert {task: step.solved for task, (_, step) in ends.items()} == dict.fromkeys(EXPERTS, True)
+    assert all(step.reward == 1.0 for _, step in ends.values())
+    assert ends["enter-text"][0] == 2
+    assert ends["login-user"][0] == 3
+
+
+def test_the_wrong_end_earns_nothing(pages: Environment) -> None:
+    (step,) = play(pages, "click('14')", task="click-test-2", seed=1)
+    assert (step.terminated, step.solved, step.reward) == (True, False, 0.0)
+
+
+def test_what_is_typed_is_seen(pages: Environment) -> None:
+    typed, pressed = play(pages, "fill('14', 'it\\'s \"x\"')", "keyboard_press('Backspace')", task="enter-text", seed=1)
+    assert (typed.terminated, typed.reward, typed.invalid) == (False, 0.0, None)
+    assert "textbox 'it" not in text(typed.observation)
+    assert "= 'it" in text(typed.observation) or '= "it' in text(typed.observation)
+    assert len(text(pressed.observation)) < len(text(typed.observation))
+    assert pressed.observation.state != typed.observation.state
+
+
+@pytest.mark.parametrize(
+    ("action", "words"),
+    [
+        ("", "empty"),
+        ("I would press the button.", "empty"),
+        ("goto('javascript:core.endEpisode(1)')", "goto"),
+        ("noop(100000)", "noop"),
+        ("send_msg_to_user('done')", "send_msg_to_user"),
+        ("__import__('os')", "__import__"),
+        ("click('13') click('13')", "multi-action"),
+        ("click()", "argument"),
+        ("click('99')", "99"),
+        ("fill('13', 'x')", "not an <input>"),
+    ],
+)
+def test_what_cannot_be_done_is_said(pages: Environment, action: str, words: str) -> None:
+    refused, done = play(pages, action, "Now click('13').", task="click-test", seed=1)
+    assert refused.invalid is not None
+    assert words in refused.invalid
+    assert len(refused.invalid.splitlines()) == 1
+    assert f"not done: {refused.invalid}" in text(refused.observation)
+    assert '[13] button "Click Me!"' in text(refused.observation)
+    assert done.solved is True
+
+
+def test_a_covered_button_cannot_be_clicked(pages: Environment) -> None:
+    (step,) = play(pages, "click('13')", task="click-test-2", seed=OVERLAPPED)
+    assert step.invalid is not None
+    assert "covered" in step.invalid
+
+
+def test_rows_name_their_task(pages: Environment) -> None:
+    with pytest.raises(DataError, match="no column 'task'; it has seed"):
+        asyncio.run(start(pages, seed=1))
+    with pytest.raises(UnknownNameError, match="'click-tset' is no MiniWoB"):
+        asyncio.run(start(pages, task="click-tset"))
+
+
+def test_views_and_pictures() -> None:
+    environment = browser(processes=1, screenshots=True)
+    try:
+        observation, _ = asyncio.run(start(environment, task="enter-password", seed=1))
+    finally:
+        environment.close()
+    system, user = observation.messages
+    assert isinstance(system, Mapping)
+    assert isinstance(user, Mapping)
+    assert "fill(bid: str, value: str" in system["content"]
+    assert "goto" not in system["content"]
+    assert "RootWebArea 'Enter Password Task'" in user["content"]
+    assert "\t\t\tStaticText 'Verify password'" in user["content"]
+    assert "file:" not in user["content"]
+    kind, data = observation.info["screenshot"].split(",", 1)
+    assert kind == "data:image/png;base64"
+    assert base64.b64decode(data).startswith(b"\x89PNG")
+
+
+def test_the_page_has_no_clock(pages: Environment, left_alone: tuple[float, Episode]) -> None:
+    began, episode = left_alone
+    time.sleep(max(0.0, began + 10.5 - time.monotonic()))
+    step = asyncio.run(_finish(episode))
+    assert step.solved is True
+
+
+async def _finish(episode: Episode) -> Step:
+    step = await episode.step("click('13')")
+    await episode.close()
+    return step
+
+
+def test_a_killed_browser_fails_its_episodes_and_is_started_again(pages: Environment) -> None:
+    async def killed() -> bool | None:
+        _, episode = await start(pages, task="click-test", seed=1)
+        programs = [
+            one for one in psutil.Process().children(recursive=True) if "--remote-debugging-pipe" in one.cmdline()
+        ]
+        for program in programs:
+            program.kill()
+        psutil.wait_procs(programs, timeout=5)
+        with pytest.raises(EpisodeLostError, match="closed"):
+            await episode.step("click('13')")
+        await episode.close()
+        return (await solve(pages, "click-test", 1))[1].solved
+
+    assert asyncio.run(killed()) is True
+
+
+_HOLDER = """
+import asyncio, time
+from posttrain.environments.browser import browser
+environment = browser(processes=2, episodes_per_process=2)
+async def begin():
+    return await asyncio.gather(*(environment.reset("", {"task": "click-test", "seed": i}, 0) for i in range(3)))
+episodes = asyncio.run(begin())
+print("playing", flush=True)
+time.sleep(100)
+"""
+
+
+def test_nothing_is_left_of_a_killed_program() -> None:
+    program = subprocess.Popen([sys.executable, "-c", _HOLDER], stdout=subprocess.PIPE, text=True)
+    assert program.stdout is not None
+    assert program.stdout.readline() == "playing\n"
+    started = psutil.Process(program.pid).children(recursive=True)
+    assert len([one for one in started if one.name().startswith("chrom")]) > 4
+    program.kill()
+    program.wait()
+    _, left = psutil.wait_procs(started, timeout=10)
+    assert not [one for one in left if one.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_without_chromium_its_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(MissingDependencyError, match="'/none' is no program; install the Debian package chromium"):
+        browser(chromium="/none")
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("POSTTRAIN_CHROMIUM", raising=False)
+    with pytest.raises(MissingDependencyError, match="apt-get install chromium"):
+        browser()
