@@ -240,6 +240,25 @@ def record(
     print(run(load_recipe(recipe, overrides or [], stop_at_warnings=False).recipe, count, output).text())
 
 
+@app.command()
+def search(
+    recipe: Annotated[str, typer.Argument(help="A recipe with prompts and an environment.")],
+    overrides: Overrides = None,
+    count: Annotated[int, typer.Option(min=1, help="Tasks to search.")] = 32,
+    output: Annotated[Path, typer.Option(help="The .jsonl or .parquet file to write.")] = Path("found.jsonl"),
+    proposals: Annotated[int, typer.Option(min=1, help="Actions asked for after each plan.")] = 8,
+    tries: Annotated[int, typer.Option(min=1, help="Plans tried for a task, at most.")] = 50,
+    past: Annotated[str, typer.Option(help="memory_and_frequency or one_per_step.")] = "memory_and_frequency",
+    future: Annotated[str, typer.Option(help="relative_position or nothing.")] = "relative_position",
+) -> None:
+    """Search plans that solve tasks (A*, ToolChain*) and write them as demonstrations."""
+    from posttrain.config.load import load_recipe
+    from posttrain.trainer.search import search_tasks
+
+    loaded = load_recipe(recipe, overrides or [], stop_at_warnings=False).recipe
+    print(search_tasks(loaded, count, output, proposals=proposals, tries=tries, past=past, future=future))
+
+
 @app.command(context_settings={"ignore_unknown_options": True})
 def serve(
     name: Annotated[str, typer.Argument(help="A recipe, or a model's directory or hub id.")],
