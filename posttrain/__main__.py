@@ -60,6 +60,23 @@ class DataKind(StrEnum):
     TRAJECTORIES = "trajectories"
 
 
+class LabelKind(StrEnum):
+    """What the rows are that `calibrate` reads."""
+
+    PREFERENCES = "preferences"
+    TRAJECTORIES = "trajectories"
+    STEPS = "steps"
+
+
+class OverSteps(StrEnum):
+    """How a process reward model's probabilities of steps become one."""
+
+    MIN = "min"
+    LAST = "last"
+    MEAN = "mean"
+    PRODUCT = "product"
+
+
 class Baseline(StrEnum):
     """What a trajectory's reward is compared with: the mean of its prompt's, or nothing."""
 
@@ -135,6 +152,24 @@ def evaluate(
         benchmarks.split(","), settings or [], model=named, responses=responses, data=data, limit=limit,
         samples=samples, seed=seed, json_file=json_file, output=output, fresh=fresh,
     )  # fmt: skip
+
+
+@app.command()
+def calibrate(
+    model: Annotated[str, typer.Argument(help="A reward model: the final/ of its run, or a hub id.")],
+    source: Annotated[str, typer.Argument(help="Held-out data: a file, a hub dataset, reasoning_gym or a run.")],
+    settings: Annotated[list[str] | None, typer.Argument(help="The source's, as in a recipe: chat=true")] = None,
+    kind: Annotated[LabelKind, typer.Option(help="What its rows are.")] = LabelKind.PREFERENCES,
+    score: Annotated[str | None, typer.Option(help="Which of the model's scores, where it has several.")] = None,
+    over_steps: Annotated[OverSteps, typer.Option(help="How chances of steps become one.")] = OverSteps.MIN,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
+) -> None:
+    """Say how often a reward model is right on held-out data, and whether its probabilities are, with intervals."""
+    from posttrain.curation.curate import source_settings
+    from posttrain.evaluation.calibrate import calibrate as run
+
+    given = source_settings(source, settings or [])
+    print(run(model, given, kind.value, score=score, over_steps=over_steps.value, json_file=json_file).text())
 
 
 @app.command()

@@ -22,7 +22,7 @@ def goal_contrastive(
     the preferred completion, and u in it with r in the rejected one; h are last hidden states (`GoalCosine`).
     contrast_weight 0.5 and 16 places as in the authors' code; mean_goal averages the goals' states. margin and centre
     as in `bradley_terry`. Afterwards the cosine of a token's state to a goal state, the mean state of preferred
-    completions, says how far a completion has come (`posttrain.reward_model.goal`).
+    completions, says how far a completion has come (`evaluation.goal`).
     """
     terms = (
         ComparisonTerm(comparison=BradleyTerry(margin, centre)),

@@ -16,4 +16,4 @@ def outcome_reward() -> Algorithm:
     a policy.
     """
     term = ScoreTerm(source=Source.TRAJECTORIES, name="reward")
-    return Algorithm("outcome_reward", (term,), Plan(scores=("reward",)))
+    return Algorithm("outcome_reward", (term,), Plan(scores=("solved",), reading="mean"))

@@ -14,4 +14,5 @@ def process_reward() -> Algorithm:
     share of them that are (eq. 4); `posttrain label-steps` makes both. Rows are trajectories
     {"prompt", "completions": [a text a step], "labels": [a number, true, false or null a step]}.
     """
-    return Algorithm("process_reward", (TargetTerm(likelihood=LogLabel()),), Plan(scores=("correct",), labels="steps"))
+    plan = Plan(scores=("correct",), labels="steps", reading="steps")
+    return Algorithm("process_reward", (TargetTerm(likelihood=LogLabel()),), plan)

@@ -9,6 +9,7 @@ attributes   as demonstrations, with a number, or null, in a column a rating, or
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,17 @@ def joined_steps(steps: Sequence[str], separator: str | None = None) -> list[str
     """The steps with what separates them: together the completion's text."""
     ended = [one + ("" if one.endswith("\n") else "\n") if separator is None else one + separator for one in steps[:-1]]
     return [*ended, *steps[-1:]]
+
+
+def steps_of(text: str, separator: str = "\n") -> tuple[str, ...]:
+    """A text in steps that each end with the separator, but maybe the last; blank ones belong to the step before."""
+    found: list[str] = []
+    for piece in re.split(f"(?<={re.escape(separator)})", text):
+        if found and not (piece.strip() and found[-1].strip()):
+            found[-1] += piece
+        elif piece:
+            found.append(piece)
+    return tuple(found)
 
 
 def step_labels(columns: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[float | None, ...]]:

@@ -56,9 +56,12 @@ class Plan:
     prompt, graded like the policy's; they enter the step as demonstrations of their group. reference_decay: eta of
     theta_ref <- (1 - eta) theta_ref + eta theta after every step; 0 freezes the reference. critic: a second trained
     model with a scalar for each action token, read from the state before the action or from the action itself.
-    mismatched: adds each preference's prompt with the completion of another, ungraded (KTO, arXiv 2402.01306). scores:
-    the names of what a reward model says of each action token; then that model is trained, and no policy is. labels:
-    what each recorded trajectory has in place of a reward: numbers for its steps, or for its attributes.
+    mismatched: adds each preference's prompt with the completion of another, ungraded (KTO, arXiv 2402.01306).
+
+    scores: the names of what a reward model says of each action token; then that model is trained, and no policy is.
+    labels: what each recorded trajectory has in place of a reward: numbers for its steps, or for its attributes.
+    reading: which of a completion's tokens such a model speaks of it with: the last one's score, the mean of all, or
+    those that end its steps.
     """
 
     pairing: Pairing | None = None
@@ -69,6 +72,7 @@ class Plan:
     mismatched: bool = False
     scores: tuple[str, ...] = ()
     labels: Literal["steps", "attributes"] | None = None
+    reading: Literal["last", "mean", "steps"] = "last"
 
     def drawn(self, source: Source) -> str:
         """What the sequences of a term over `source` are made of, where the trainer makes them."""

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from posttrain.config.hub import hub_reachable
 from posttrain.errors import UserError
 from posttrain.models.shared_rows import hidden_states
 from posttrain.rows import Layout, Rows
@@ -57,15 +59,17 @@ class Scorer(nn.Module):
         return TokenScores(values[0] if len(values) == 1 else values, own.to(kind).T if self.gives_hidden else None)
 
 
-def classifier_of(model: Any, names: Sequence[str]) -> Any:
+def classifier_of(model: Any, names: Sequence[str], reading: str = "last") -> Any:
     """The decoder of a causal language model, the same tensors, under a head for the scores `names` that starts at 0.
 
+    reading: which tokens speak of a completion (`estimator.plan.Plan`), kept in the config as `reward_reading`.
     UserError where transformers has no sequence classification model of its architecture.
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING as CLASSIFIERS
 
     config = copy.deepcopy(model.config)
     config.num_labels = len(names)
+    config.reward_reading = reading
     config.id2label = dict(enumerate(names))
     config.label2id = {name: number for number, name in enumerate(names)}
     prefix = model.base_model_prefix
@@ -97,3 +101,29 @@ def pad_apart(classifier: Any, tokenizer: Any, stop_ids: frozenset[int]) -> None
         others = (one for one in tokenizer.all_special_tokens if tokenizer.convert_tokens_to_ids(one) not in stop_ids)
         tokenizer.pad_token = next(others, None)
     classifier.config.pad_token_id = tokenizer.pad_token_id
+
+
+def load_classifier(path: str, dtype: str = "auto") -> Any:
+    """The sequence classification model at `path`, a directory or hub id, on the CPU in eval mode.
+
+    UserError where there is none that can be read at every token, such as a language model without a head `score`.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    kind = "auto" if dtype == "auto" else getattr(torch, dtype)
+    local = Path(path).expanduser().is_dir()
+    try:
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            path, dtype=kind, output_loading_info=True, local_files_only=not local and not hub_reachable()
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"reward model {path!r}: cannot be loaded: {next(iter(str(error).splitlines()), '')}"
+        ) from error
+    if info["missing_keys"] or not isinstance(getattr(model, "score", None), nn.Linear) or model.score.bias is not None:
+        lacking = ", ".join(sorted(info["missing_keys"])[:3]) or "a linear head `score` without a bias"
+        raise UserError(
+            f"reward model {path!r} lacks {lacking}; allowed: a sequence classification model, as in a "
+            "reward model's run final/"
+        )
+    return model.eval()

@@ -2,11 +2,12 @@
 
 It holds itself to a memory limit and a deadline (so that it also ends where its parent was killed), ignores Ctrl-C (the
 trainer finishes its step), and ends when its parent's side of the pipe closes. A reward file that imports heavy
-packages may define `warm_up()`: it is called before the first call, outside any deadline.
+packages may define `warm_up()`, or `warm_up(**settings)`: it is called before the first call, outside any deadline.
 """
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import os
@@ -109,7 +110,7 @@ def _load(name: str, settings: dict[str, Any]) -> Reward:
     function = catalog.find("rewards", name)
     warm_up = getattr(sys.modules[function.__module__], "warm_up", None)
     if warm_up is not None:
-        warm_up()
+        warm_up(**(settings if inspect.signature(warm_up).parameters else {}))
     reward = partial(function, **settings)
     return partial(_only_one, reward) if is_batched(function) else reward
 

@@ -81,4 +81,5 @@ def critic_of(recipe: Recipe, algorithm: Algorithm, model: Any, tokenizer: Any) 
 
 def reward_model_of(algorithm: Algorithm, model: Any) -> Scorer:
     """The reward model that is trained in the policy's place; it takes over `model`'s decoder, adapter and all."""
-    return Scorer(classifier_of(model, algorithm.plan.scores), gives_hidden="hidden" in algorithm.needs)
+    plan = algorithm.plan
+    return Scorer(classifier_of(model, plan.scores, plan.reading), gives_hidden="hidden" in algorithm.needs)

@@ -73,8 +73,10 @@ GARBAGE = [
 ]
 
 
+MODELS = ["reward_model"]
+"""What a model says: it has no gold completion but the one its model was taught; each has tests of its own."""
 SHAPING = ["language_consistency", "length_budget", "overlong", "repetition"]
-ANSWERS = [name for name in REWARDS if name not in SHAPING]
+ANSWERS = [name for name in REWARDS if name not in (*SHAPING, *MODELS)]
 
 
 @pytest.fixture(params=ANSWERS)
@@ -86,7 +88,7 @@ def reward(request: pytest.FixtureRequest) -> Callable[..., float | None]:
 
 
 def test_every_reward_has_a_gold_completion_here() -> None:
-    assert set(REWARDS) == set(GOLD)
+    assert set(REWARDS) == {*GOLD, *MODELS}
 
 
 @pytest.mark.parametrize("name", REWARDS)
@@ -96,7 +98,7 @@ def test_documented_and_readable(name: str) -> None:
     inputs = RewardInputs.of(name, function)
     assert {"completion", "num_tokens"} & set(inputs.required)
     assert catalog.check("rewards", name, {}) is not None  # every setting has a default
-    inputs.check_columns(GOLD[name][1])
+    inputs.check_columns(GOLD[name][1] if name in GOLD else {})
 
 
 @pytest.mark.parametrize("name", ANSWERS)
