@@ -164,7 +164,7 @@ def read_command(action: str) -> tuple[str, str | None]:
     words = command.lower().split()
     if not words:
         return "", "Say a command."
-    if not command.isascii() or not command.isprintable():
+    if not command.isascii() or not command.isprintable() or "\\" in command:  # which escapes to the interpreter
         return "", "A command is one line of plain English letters."
     if "." in command or ";" in command or "then" in words:
         return "", "One command at a time."

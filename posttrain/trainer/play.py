@@ -64,11 +64,13 @@ def episode_text(trajectory: Trajectory, tokenizer: PreTrainedTokenizerBase) -> 
 def answer(before: Turn, after: Turn, tokenizer: PreTrainedTokenizerBase) -> str:
     """What the environment said between two turns, decoded from the tokens that the policy read.
 
-    Where the template or `episode.history_turns` rewrites earlier turns, what follows the last place of the former
-    turn's text.
+    Where the template or `episode.history_turns` rewrites earlier turns, it is what follows the former turn's text.
     """
+    known = before.prompt_ids + before.completion_ids
     added: str = tokenizer.decode(list(after.added(before)), skip_special_tokens=True)
-    return (added.rpartition(before.text)[2] if before.text else added).strip()
+    if after.prompt_ids[: len(known)] != known and before.text:
+        added = added.rpartition(before.text)[2]
+    return added.strip()
 
 
 def _label(number: int, turn: Turn) -> str:

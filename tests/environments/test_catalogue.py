@@ -32,6 +32,9 @@ class Case:
 
 CASES = {
     "single_turn": Case(prompts=(ASK, ({"role": "user", "content": "Go on."},))),
+    "gymnasium": Case(
+        {"id": "Blackjack-v1", "actions": ["stick", "hit"], "processes": 1}, rows=({"seed": 1}, {"seed": 3})
+    ),
     "text_game": Case({"family": "treasure_hunter", "game": {"level": 2}, "processes": 1}),
 }
 NAMES = [member.name for member in catalog.members("environments")]

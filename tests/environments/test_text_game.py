@@ -105,6 +105,7 @@ def test_what_the_game_does_not_carry_out_is_invalid_in_its_own_words(cache: Pat
         ("look. look", "One command at a time."),
         ("look then look", "One command at a time."),
         ("look\nlook", "A command is one line of plain English letters."),
+        ("\\s", "A command is one line of plain English letters."),
         ("gehe nach süden", "A command is one line of plain English letters."),
     ):
         step = game.step(said)
