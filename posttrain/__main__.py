@@ -118,6 +118,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many items.")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Completions per item.")] = None,
     engine: Annotated[str, typer.Option(help="transformers or vllm.")] = "transformers",
+    value_weight: Annotated[float, typer.Option(min=0, help="Of the Q beside a model of ilql, in sampling.")] = 0.0,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the results here.")] = None,
     output: Annotated[Path | None, typer.Option(help="Keep completions here (default: runs/eval/MODEL).")] = None,
@@ -134,7 +135,7 @@ def evaluate(
     from posttrain.evaluation.command import run_comparison, run_evaluations
     from posttrain.evaluation.model import NamedModel
 
-    named = None if model is None else NamedModel(model, engine, model_name, concurrency)
+    named = None if model is None else NamedModel(model, engine, model_name, concurrency, value_weight)
     if harness is not None:
         from posttrain.evaluation.harness import run_harness
 

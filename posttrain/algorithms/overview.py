@@ -89,6 +89,7 @@ FAMILIES: dict[str, Callable[[Algorithm], bool]] = {
     "target distribution": lambda a: a.plan.reference_samples > 0 or "target_divergence" in _advantages(a),
     "hybrid": lambda a: _sources(a) >= {Source.ROLLOUTS, Source.DEMONSTRATIONS},
     "resets": lambda a: a.plan.reset_probability > 0,
+    "offline RL": lambda a: a.plan.critic == "actions",
     "imitation": lambda a: Source.ROLLOUTS not in _sources(a) or _advantages(a) == {"constant"},
     "policy gradient": lambda a: True,
 }

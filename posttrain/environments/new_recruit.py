@@ -26,6 +26,7 @@ _CONCERNS = (0, 1, 4, 5, 6, 7)
 _DEMANDS = (5_500, 6_500, 7_500)
 _GIVES_WAY = 500
 _SWAYED_BY = 1_500
+_STRAYS = (-2, -1, -1, 0, 0, 0, 1, 1, 2)
 _ROLES = ("recruiter", "candidate")
 
 
@@ -137,7 +138,7 @@ class Compromising:
         offered = _offered(game)
         if offered is not None and sum(own[c] for own, c in zip(values, offered, strict=True)) >= self.content:
             return "[Accept]"
-        middle = [0 if issue in _COMPATIBLE else 2 + self.draws.choice((-1, 0, 0, 1)) for issue in range(len(values))]
+        middle = [0 if issue in _COMPATIBLE else 2 + self.draws.choice(_STRAYS) for issue in range(len(values))]
         return f"It is good for your {self.draws.choice(game.issues)}. {written(middle)}"
 
 

@@ -55,7 +55,8 @@ class Plan:
     demonstration (DR-PO, arXiv 2404.08495, alg. 1). reference_samples: rollouts of the reference policy for each
     prompt, graded like the policy's; they enter the step as demonstrations of their group. reference_decay: eta of
     theta_ref <- (1 - eta) theta_ref + eta theta after every step; 0 freezes the reference. critic: a second trained
-    model with a scalar for each action token, read from the state before the action or from the action itself.
+    model with a scalar for each action token, read from the state before the action or from the action itself; or
+    "actions": with V of the state and Q of every token, whose target follows it by target_rate after every step.
     mismatched: adds each preference's prompt with the completion of another, ungraded (KTO, arXiv 2402.01306).
 
     scores: the names of what a reward model says of each action token; then that model is trained, and no policy is.
@@ -68,7 +69,8 @@ class Plan:
     reset_probability: float = 0.0
     reference_samples: int = 0
     reference_decay: float = 0.0
-    critic: Literal["state", "action"] | None = None
+    critic: Literal["state", "action", "actions"] | None = None
+    target_rate: float = 0.0
     mismatched: bool = False
     scores: tuple[str, ...] = ()
     labels: Literal["steps", "attributes"] | None = None

@@ -8,6 +8,7 @@ from typing import Any
 
 from posttrain.config.schema import ModelSettings, RolloutSettings, TokenizerSettings
 from posttrain.errors import RecipeError, did_you_mean
+from posttrain.models.action_values import FILE as VALUES_FILE
 from posttrain.rollout.engine import Engine
 from posttrain.rollout.engines import check_engine, make_engine
 
@@ -19,13 +20,15 @@ class NamedModel:
     """A model as the command line names it.
 
     path: a directory, a hub id, or an endpoint's address. name: which of an endpoint's models. engine: what samples
-    from weights. concurrency: requests to an endpoint at a time.
+    from weights. concurrency: requests to an endpoint at a time. value_weight: of the action values beside the policy
+    (ILQL's) in what is sampled; 0: the policy alone.
     """
 
     path: str
     engine: str = "transformers"
     name: str | None = None
     concurrency: int = 32
+    value_weight: float = 0.0
 
     @property
     def is_endpoint(self) -> bool:
@@ -35,7 +38,8 @@ class NamedModel:
     @property
     def title(self) -> str:
         """Its name for people and for directories."""
-        return f"{self.path}/{self.name}" if self.name else self.path
+        led = f" led by values, weight {self.value_weight:g}" if self.value_weight else ""
+        return (f"{self.path}/{self.name}" if self.name else self.path) + led
 
     def check(self) -> None:
         """RecipeError, MissingDependencyError where the options do not fit together, or the engine is not installed."""
@@ -46,15 +50,21 @@ class NamedModel:
         if self.name is not None and not self.is_endpoint:
             raise RecipeError(f"--model-name {self.name}: it is for an endpoint, and --model is {self.path}")
         check_engine(self.engine)
+        if self.value_weight and (self.engine != "transformers" or not (Path(self.path) / VALUES_FILE).is_file()):
+            raise RecipeError(
+                f"--value-weight {self.value_weight:g}: needs --engine transformers and a model with {VALUES_FILE}, "
+                "such as final/ of a run of ilql"
+            )
 
     def identity(self) -> dict[str, Any]:
         """What tells its completions from those of another model: JSON."""
         directory = Path(self.path)
         if not directory.is_dir():
             return {"model": self.title, "weights": [], "engine": self.engine}
+        led = {"value_weight": self.value_weight} if self.value_weight else {}
         files = [*directory.glob("*.safetensors"), *directory.glob("adapter_config.json")]
         weights = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in sorted(files)]
-        return {"model": str(directory.resolve()), "weights": weights, "engine": self.engine}
+        return {"model": str(directory.resolve()), "weights": weights, "engine": self.engine, **led}
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,7 @@ def open_model(asked: NamedModel, seed: int = 0) -> Opened:
     import torch
 
     from posttrain.data.chat import stop_token_ids
+    from posttrain.models.action_values import load_values
     from posttrain.models.adapter import find_adapter, has_tokenizer, merge_adapter
     from posttrain.models.load import check_model, load_model
     from posttrain.models.tokenizer import load_tokenizer
@@ -94,5 +105,11 @@ def open_model(asked: NamedModel, seed: int = 0) -> Opened:
     if adapter is not None:
         loaded = merge_adapter(loaded, adapter)
     stop_ids = stop_token_ids(tokenizer, loaded.generation_config)
+    if asked.value_weight:
+        from posttrain.rollout.guide import ValueGuide
+        from posttrain.rollout.transformers_engine import TransformersEngine
+
+        guide = ValueGuide(load_values(loaded, Path(asked.path)), asked.value_weight)
+        return Opened(TransformersEngine(loaded, dtype=dtype, device=device, guide=guide), tokenizer, stop_ids)
     rollout = RolloutSettings.model_validate({"engine": asked.engine, "dtype": dtype})
     return Opened(make_engine(rollout, loaded.to(device), device), tokenizer, stop_ids)

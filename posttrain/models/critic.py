@@ -28,7 +28,7 @@ class Critic(nn.Module):
         super().__init__()
         self.decoder = copy.deepcopy(model.get_decoder())
         weight = model.get_output_embeddings().weight
-        self.head = _Scalar(weight.shape[1], 1, dtype=weight.dtype, device=weight.device)
+        self.head = Scalar(weight.shape[1], 1, dtype=weight.dtype, device=weight.device)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         self.reading = reading
@@ -47,7 +47,7 @@ class Critic(nn.Module):
         return values
 
 
-class _Scalar(nn.Linear):
+class Scalar(nn.Linear):
     """A linear layer to one number, which autocast does not round."""
 
     def forward(self, hidden: Tensor) -> Tensor:

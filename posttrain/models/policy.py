@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from posttrain.models.action_values import ActionValues
 from posttrain.models.critic import Critic
 from posttrain.models.divergence import Divergence, Scores, token_divergence
 from posttrain.models.head import DEFAULT_CHUNK_BYTES, LogitShape, token_logprobs
@@ -59,7 +60,7 @@ class Policy(nn.Module):
         model: Any,
         teacher: Teacher | None = None,
         *,
-        critic: Critic | None = None,
+        critic: Critic | ActionValues | None = None,
         chunk_bytes: int = DEFAULT_CHUNK_BYTES,
     ) -> None:
         super().__init__()

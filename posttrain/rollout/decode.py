@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,16 +41,18 @@ def decode(
     limits: Sequence[int],
     uniform: Tensor,
     sampling: Sampling,
+    guide: Any = None,
 ) -> Drawn:
     """Continue each prompt until a stop token or its limit. Prompts are sorted by length and not empty.
 
     limits: tokens that each row may draw, at least 1. uniform [B, T]: each row's random numbers, T >= max(limits).
+    guide: a second model, whose logits are added to the first's.
     """
     device, num_steps = model.device, max(limits)
     widths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     width = int(widths[-1])
-    cache = BufferCache(len(prompts), width, num_steps)
-    logits = _prefill(model, prompts, cache)
+    readers = [(one, BufferCache(len(prompts), width, num_steps)) for one in (model, guide) if one is not None]
+    logits = _summed(_prefill(one, prompts, cache, device) for one, cache in readers)
     stops = torch.zeros(logits.shape[-1], dtype=torch.bool, device=device)
     stops[[token for token in sampling.stop_token_ids if token < len(stops)]] = True
 
@@ -75,15 +77,12 @@ def decode(
             break
         if num_running <= (1 - _DROP_SHARE) * len(rows):
             kept = running.nonzero()[:, 0]
-            cache.keep(kept)
+            for _, cache in readers:
+                cache.keep(kept)
             rows, limit, running, mask, token = (x[kept] for x in (rows, limit, running, mask, token))
-        logits = _forward(
-            model,
-            token[:, None],
-            mask[:, : width + step + 1] if padded else None,
-            (widths[rows] + step)[:, None],
-            cache,
-        )
+        seen = mask[:, : width + step + 1] if padded else None
+        positions = (widths[rows] + step)[:, None]
+        logits = _summed(_forward(one, token[:, None], seen, positions, cache) for one, cache in readers)
     lengths = counts.tolist()
     return Drawn(
         [row[:n] for row, n in zip(tokens.tolist(), lengths, strict=True)],
@@ -91,9 +90,17 @@ def decode(
     )
 
 
-def _prefill(model: PreTrainedModel, prompts: Sequence[tuple[int, ...]], cache: BufferCache) -> Tensor:
+def _summed(logits: Iterator[Tensor]) -> Tensor:
+    """The sum; one alone as it is."""
+    total = next(logits)
+    for more in logits:
+        total = total + more
+    return total
+
+
+def _prefill(model: Any, prompts: Sequence[tuple[int, ...]], cache: BufferCache, device: torch.device) -> Tensor:
     """Fill the cache with the prompts, each distinct one computed once; the last position's logits [B, V]."""
-    device, found, start = model.device, [], 0
+    found, start = [], 0
     for chunk in chunks(distinct(prompts), _PREFILL_TOKENS):
         width = len(chunk[-1][0])
         ids = torch.tensor([(0,) * (width - len(prompt)) + prompt for prompt, _ in chunk], device=device)
@@ -110,7 +117,7 @@ def _prefill(model: PreTrainedModel, prompts: Sequence[tuple[int, ...]], cache: 
     return torch.cat(found)
 
 
-def _forward(model: PreTrainedModel, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: Any) -> Tensor:
+def _forward(model: Any, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: Any) -> Tensor:
     """Logits [B, V] of the last column."""
     output = model(
         input_ids=ids,

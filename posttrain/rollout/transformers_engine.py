@@ -16,6 +16,7 @@ from posttrain.rollout.attention import use_grouped_attention
 from posttrain.rollout.batching import Batch, batches
 from posttrain.rollout.decode import decode
 from posttrain.rollout.engine import Completion, Request, Sampling, length_error, prompt_error
+from posttrain.rollout.guide import ValueGuide
 from posttrain.rollout.kv_cache import supports_buffers
 from posttrain.rollout.sampling import uniforms
 from posttrain.rollout.weights import engine_dtype, frozen_copy, load_in_place
@@ -27,6 +28,7 @@ class TransformersEngine:
 
     model: bare, as loaded (not wrapped for distributed training). dtype: the copy's precision, see `engine_dtype`.
     batch_tokens: tokens of prompt and completion held at once. device: where it samples (None: where the model is).
+    guide: its numbers are added to the logits of whatever is sampled (not to those of `score`).
     UserError where a setting or the model does not fit.
     """
 
@@ -37,6 +39,7 @@ class TransformersEngine:
         dtype: str = "auto",
         batch_tokens: int = 262_144,
         device: torch.device | None = None,
+        guide: ValueGuide | None = None,
     ) -> None:
         if batch_tokens < 1:
             raise UserError(f"rollout batch_tokens is {batch_tokens}; allowed: 1 or more")
@@ -51,6 +54,7 @@ class TransformersEngine:
         place = model.device if device is None else device
         self._model = frozen_copy(model, engine_dtype(dtype, place), place)
         use_grouped_attention(self._model)
+        self._guide = None if guide is None else guide.to(place)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -82,7 +86,9 @@ class TransformersEngine:
     def _run(self, batch: Batch, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         chosen = [requests[index] for index in batch.indices]
         numbers = uniforms([request.seed for request in chosen], max(batch.limits))
-        drawn = decode(self._model, [request.prompt_ids for request in chosen], batch.limits, numbers, sampling)
+        drawn = decode(
+            self._model, [request.prompt_ids for request in chosen], batch.limits, numbers, sampling, self._guide
+        )
         completions = []
         for ids, logprobs in zip(drawn.token_ids, drawn.logprobs, strict=True):
             if not all(logprob > float("-inf") for logprob in logprobs):

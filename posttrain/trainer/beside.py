@@ -10,7 +10,8 @@ import torch
 
 from posttrain.config import Recipe
 from posttrain.errors import RecipeError
-from posttrain.estimator import Algorithm
+from posttrain.estimator import Algorithm, Plan
+from posttrain.models.action_values import ActionValues
 from posttrain.models.critic import Critic
 from posttrain.models.load import check_critic, check_model, load_critic
 from posttrain.models.policy import Teacher
@@ -22,15 +23,19 @@ from posttrain.rollout.engine import Engine
 from posttrain.trainer.anchor import Anchor
 
 
-def check_models(recipe: Recipe) -> None:
+def check_models(recipe: Recipe, algorithm: Algorithm) -> None:
     """Whether every model that the recipe names can be found, without loading weights; errors as `check_model`."""
     check_model(recipe.model)
     for launcher in ("DeepSpeed", "FSDP"):
-        if recipe.model.quantization is not None and os.environ.get(f"ACCELERATE_USE_{launcher.upper()}") == "true":
+        if os.environ.get(f"ACCELERATE_USE_{launcher.upper()}") != "true":
+            continue
+        why = f"the launch file says {launcher}, which divides weights over ranks"
+        if recipe.model.quantization is not None:
             raise RecipeError(
-                f"model.quantization is {recipe.model.quantization!r}, and the launch file says {launcher}, which "
-                "divides weights over ranks; allowed there: whole weights"
+                f"model.quantization is {recipe.model.quantization!r}, and {why}; allowed there: whole weights"
             )
+        if algorithm.plan.critic == "actions":
+            raise RecipeError(f"algorithm {algorithm.name!r} keeps a target of its values, and {why}; allowed: none")
     if recipe.teacher is not None:
         check_teacher(recipe.teacher)
     if recipe.critic.path is not None:
@@ -70,13 +75,19 @@ def teacher_of(recipe: Recipe, algorithm: Algorithm, tokenizer: Any) -> Teacher 
     return load_teacher(recipe.teacher, tokenizer, algorithm.divergence, recipe.seed + 1)
 
 
-def critic_of(recipe: Recipe, algorithm: Algorithm, model: Any, tokenizer: Any) -> Critic | None:
+def critic_of(recipe: Recipe, algorithm: Algorithm, model: Any, tokenizer: Any) -> Critic | ActionValues | None:
     """The algorithm's second model; it starts as `model` is now where the recipe names no other."""
-    reading = algorithm.plan.critic
-    if reading is None:
+    if algorithm.plan.critic is None:
         return None
     own = recipe.critic.path is not None
-    return Critic(load_critic(recipe.model, recipe.critic, tokenizer) if own else model, reading)
+    return make_critic(load_critic(recipe.model, recipe.critic, tokenizer) if own else model, algorithm.plan)
+
+
+def make_critic(model: Any, plan: Plan) -> Critic | ActionValues | None:
+    """The critic that `plan` asks for, beginning as `model` is."""
+    if plan.critic is None:
+        return None
+    return ActionValues(model, plan.target_rate) if plan.critic == "actions" else Critic(model, plan.critic)
 
 
 def reward_model_of(algorithm: Algorithm, model: Any) -> Scorer:

@@ -16,6 +16,7 @@ import torch
 
 from posttrain.config import Recipe
 from posttrain.errors import NonFiniteGradientError
+from posttrain.models.action_values import ActionValues, save_values
 from posttrain.models.export import save_model
 from posttrain.models.weights import named_weights
 from posttrain.rollout.collector import Collector, check_failure_rate
@@ -95,6 +96,9 @@ class Loop:
                     return signal.Signals(stopped)
         writes = self.accelerator.is_main_process
         save_model(self._model, self.tokenizer, self.output / "final", writes=writes)
+        critic = getattr(self.accelerator.unwrap_model(self.updater.policy), "critic", None)
+        if writes and isinstance(critic, ActionValues):
+            save_values(critic, self.output / "final")
         if self.accelerator.num_processes > 1:
             self.accelerator.end_training()
         else:  # a process group here is the sampler's

@@ -25,7 +25,6 @@ from posttrain.data.plan import microbatches
 from posttrain.errors import UserError
 from posttrain.estimator import Algorithm
 from posttrain.models import head
-from posttrain.models.critic import Critic
 from posttrain.models.load import empty_model
 from posttrain.models.lora import add_lora
 from posttrain.models.policy import Policy, Teacher
@@ -35,7 +34,7 @@ from posttrain.models.tokenizer import load_tokenizer
 from posttrain.rollout.weights import engine_dtype
 from posttrain.rows import Rows
 from posttrain.table import render
-from posttrain.trainer.beside import copies_reference, reward_model_of
+from posttrain.trainer.beside import copies_reference, make_critic, reward_model_of
 from posttrain.trainer.corrected import algorithm_of
 from posttrain.trainer.launch_plan import Launch
 from posttrain.trainer.live_bytes import materialise, without_data
@@ -256,7 +255,7 @@ class _Models:
         sampler = copies * sum(p.numel() * dtype.itemsize for p in model.parameters())
         beside = base if copies_reference(recipe, algorithm) and not recipe.reference.offload else 0
         beside += 0 if teacher is None else _bytes(teacher.model.parameters())
-        critic = None if algorithm.plan.critic is None else Critic(model, algorithm.plan.critic)
+        critic = make_critic(model, algorithm.plan)
         saved = 0 if recipe.model.quantization is None else base - quantised_bytes(model, model.dtype)
         if recipe.lora is not None:
             add_lora(model, recipe.lora, recipe.seed)

@@ -60,7 +60,7 @@ class HeldOut:
 def build(recipe: Recipe, output: Path, stack: ExitStack, say: Callable[[str], None]) -> Loop:
     """The loop of a fresh run; what it opens (worker processes) is closed by `stack`; `say` takes rich markup."""
     algorithm = algorithm_of(recipe)
-    check_models(recipe)
+    check_models(recipe, algorithm)
     check_engine(recipe.rollout.engine, recipe.rollout.servers)
     specs = [RewardSpec(r.name, r.weight, r.outcome, r.settings) for r in recipe.rewards]
     grader = _grader(recipe, specs, stack) if specs else None

@@ -21,6 +21,7 @@ from posttrain.data.collate import collate
 from posttrain.data.plan import microbatches
 from posttrain.estimator import Algorithm, reduce
 from posttrain.estimator.diagnostics import Diagnostics, means, merge
+from posttrain.models.action_values import ActionValues
 from posttrain.models.policy import Policy
 from posttrain.models.scorer import Scorer
 from posttrain.rows import Layout
@@ -117,6 +118,9 @@ class Updater:
             self.optimizer.step()
         if finite:
             self.schedule.step()
+            critic = getattr(self.policy, "module", self.policy).critic
+            if isinstance(critic, ActionValues):
+                critic.follow()
         self.optimizer.zero_grad()
         return norms | rates | {"skipped": float(not finite)}
 
@@ -166,7 +170,9 @@ def score(
     for rows in plan:
         part = [sequences[row] for row in rows]
         found = policy(collate(part, **options).to(accelerator.device))
-        recorded = {field: found.logprobs} | ({} if found.values is None else {"old_values": found.values})
+        recorded = {field: found.logprobs} | (
+            {} if found.values is None or found.values.ndim > 1 else {"old_values": found.values}
+        )
         for name, values in recorded.items():
             for row, own in zip(rows, values.cpu().split([s.num_actions for s in part]), strict=True):
                 changes: dict[str, Any] = {name: tuple(own.tolist())}

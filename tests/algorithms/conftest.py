@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from posttrain.estimator import Algorithm, Plan, Source, TokenBatch, TokenSequence
+from posttrain.estimator.action_values import NUM_ROWS
 from tests.algorithms.parity import Parity, load_verl
 
 CONTEXTS, VOCABULARY = 6, 5
@@ -169,6 +170,7 @@ def make_world(
     binary: bool = True,
     reference_samples: int = 0,
     num_labels: int = 0,
+    num_scores: int = 1,
 ) -> World:
     """A random world; the first group solves nothing, the second everything; `drift` moves old and reference away.
 
@@ -215,7 +217,7 @@ def make_world(
             if source is Source.PREFERENCES:
                 made = [replace(one, reward=reward) for one, reward in zip(made, (1.0, 0.0), strict=True)]
             rows += made
-    return World(theta.requires_grad_(), rows, max(1, num_labels))
+    return World(theta.requires_grad_(), rows, max(num_scores, num_labels))
 
 
 def gradient_of(loss: Tensor, at: Tensor) -> Tensor:
@@ -251,6 +253,7 @@ def world_for() -> Callable[..., World]:
     def made(algorithm: Algorithm, seed: int = 0, **changes: Any) -> World:
         plan = algorithm.plan
         asked = {"reference_samples": plan.reference_samples, "num_labels": len(plan.scores) if plan.labels else 0}
+        asked["num_scores"] = NUM_ROWS if plan.critic == "actions" else 1
         changes = {"sources": list(Source)} | asked | changes
         return make_world(seed, **changes).planned(algorithm.plan)
 

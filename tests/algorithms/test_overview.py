@@ -36,6 +36,7 @@ EXAMPLES = {
     "return_weighted": "imitation",
     "grpo": "policy gradient",
     "ppo": "policy gradient",
+    "ilql": "offline RL",
     "oreal": "policy gradient",
     "hpt": "hybrid",
     "luffy": "hybrid",
