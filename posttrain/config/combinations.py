@@ -40,6 +40,12 @@ def _data(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
         )
 
 
+def _evaluations(recipe: Recipe, _: Algorithm) -> Iterator[Mistake]:
+    if recipe.final_evaluation is not None and recipe.evaluation is None:
+        text = "there is no evaluation to select its step by; allowed: with `evaluation`, on another split"
+        yield Mistake(("final_evaluation",), text)
+
+
 def _hybrid(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
     if not (recipe.prompts and recipe.demonstrations and {"rollouts", "demonstrations"} <= algorithm.sources):
         return
@@ -386,6 +392,7 @@ def _trackers(recipe: Recipe, _: Algorithm) -> Iterator[Mistake]:
 RULES: tuple[Callable[[Recipe, Algorithm], Iterator[Mistake]], ...] = (
     _model,
     _data,
+    _evaluations,
     _hybrid,
     _reference,
     _unrewarded,

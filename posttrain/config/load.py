@@ -21,13 +21,19 @@ from posttrain.config.asked import Algorithm
 from posttrain.config.extends import read_recipe
 from posttrain.config.files import missing_files
 from posttrain.config.overrides import NAMED, apply
-from posttrain.config.schema import EvaluationSettings, Named, Recipe, RewardSettings
+from posttrain.config.schema import BenchmarkSettings, EvaluationSettings, Named, Recipe, RewardSettings
 from posttrain.config.tree import COMMAND_LINE, Node
 from posttrain.config.unread import unread
 from posttrain.config.warnings import Finding
 from posttrain.errors import RecipeError, UnknownNameError, UserError
 
-KINDS = {"algorithm": "algorithms", "environment": "environments", "evaluation": "eval", "rewards": "rewards"}
+KINDS = {
+    "algorithm": "algorithms",
+    "environment": "environments",
+    "evaluation": "eval",
+    "final_evaluation": "eval",
+    "rewards": "rewards",
+}
 
 
 @dataclass(frozen=True)
@@ -128,7 +134,11 @@ def _parts(tree: Node) -> Iterator[tuple[tuple[str | int, ...], Node]]:
 
 def _check_part(node: Node, path: tuple[str | int, ...]) -> tuple[dict[str, Any], list[Mistake]]:
     """The part's settings with their defaults, and what is wrong with its name or settings."""
-    models: dict[str, type[Named]] = {"rewards": RewardSettings, "evaluation": EvaluationSettings}
+    models: dict[str, type[Named]] = {
+        "rewards": RewardSettings,
+        "evaluation": EvaluationSettings,
+        "final_evaluation": BenchmarkSettings,
+    }
     model = models.get(str(path[0]), Named)
     settings = {key: inner.plain for key, inner in node.items() if key not in model.model_fields}
     name = node.plain["name"]

@@ -1,6 +1,6 @@
 """`key=value` from the command line, and the short forms that a recipe may use.
 
-Short forms: `algorithm: grpo` for `{name: grpo}` (environment, evaluation and rewards too), `algorithm: {terms: ...}`
+Short forms: `algorithm: grpo` for `{name: grpo}` (environment, evaluations and rewards too), `algorithm: {terms: ...}`
 for `{name: terms, terms: ...}`, `model: ID` and `tokenizer: ID` for `{path: ID}`, one source or reward for a list of
 one.
 """
@@ -13,7 +13,7 @@ from typing import Any
 from posttrain.config.tree import COMMAND_LINE, Node, parse
 from posttrain.errors import RecipeError, did_you_mean
 
-NAMED = ("algorithm", "environment", "evaluation")
+NAMED = ("algorithm", "environment", "evaluation", "final_evaluation")
 SOURCES = ("prompts", "demonstrations", "preferences", "trajectories")
 
 

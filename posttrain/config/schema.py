@@ -51,15 +51,25 @@ class RewardSettings(Named):
     outcome: bool = False
 
 
-class EvaluationSettings(Named):
-    """A benchmark run every `every_steps` steps of training (0: only before and after), on `limit` of its items.
+class BenchmarkSettings(Named):
+    """A benchmark on the first `limit` of its items, with `samples` completions of each (None: its own number).
 
-    Before the first and after the last step it always runs.
+    As `final_evaluation`: played once, after the last step, with the weights of the step that `evaluation` found best.
+    """
+
+    limit: PositiveInt | None = None
+    samples: PositiveInt | None = None
+
+
+class EvaluationSettings(BenchmarkSettings):
+    """A benchmark run every `every_steps` steps of training (0: only before and after).
+
+    Before the first and after the last step it always runs. keep_best: write the weights of the step with the highest
+    pass rate to `best/`; a `final_evaluation` does so in any case.
     """
 
     every_steps: NonNegativeInt = 0
-    limit: PositiveInt | None = None
-    samples: PositiveInt | None = None
+    keep_best: bool = False
 
 
 class ModelSettings(Closed):
@@ -382,6 +392,7 @@ class Recipe(Closed):
     rollout: RolloutSettings = RolloutSettings()
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings | None = None
+    final_evaluation: BenchmarkSettings | None = None
     checkpoint: CheckpointSettings = CheckpointSettings()
     tracking: TrackingSettings = TrackingSettings()
     acknowledge: list[str] = Field(default_factory=list)

@@ -27,6 +27,11 @@ def problem(item: Example) -> str:
     return own if isinstance(own, str) else question(item.prompt)
 
 
+def asked(items: Iterable[Example]) -> set[str]:
+    """What items ask, with the benchmark's instructions and without."""
+    return {text for item in items for text in (question(item.prompt), normalised(problem(item)))}
+
+
 def apart(examples: Examples, held_out: Iterable[Example]) -> tuple[Examples, list[str]]:
     """The examples that ask nothing which an item of `held_out` asks, and the ids of those that come close.
 
@@ -34,12 +39,12 @@ def apart(examples: Examples, held_out: Iterable[Example]) -> tuple[Examples, li
     shared with an item (`ngrams.overlaps`). Reads every prompt once.
     """
     items = list(held_out)
-    asked = {question(item.prompt) for item in items} | {normalised(problem(item)) for item in items}
+    questions = asked(items)
     kept: list[int] = []
     texts: list[str] = []
     for index in range(len(examples)):
         text = question(examples[index].prompt)
-        if text not in asked:
+        if text not in questions:
             kept.append(index)
             texts.append(text)
     found = examples.only(kept)

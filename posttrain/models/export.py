@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,16 @@ from posttrain.models.sharded import is_sharded
 from posttrain.models.weights import named_weights
 
 
-def save_model(model: Any, tokenizer: Any, directory: Path | str, *, writes: bool = True) -> Path:
+def save_model(
+    model: Any, tokenizer: Any, directory: Path | str, *, writes: bool = True, beside: Mapping[str, str] | None = None
+) -> Path:
     """Write safetensors, config, generation config and tokenizer (with chat template) to `directory`.
 
     A model with an adapter is merged, and the adapter is written beside it, to `directory`/adapter, as peft stores one
     (not a reward model's, which would lack its head);
     a quantised one is written as what its weights stand for. Where weights are spread over ranks every rank must call,
     and one of them `writes`. The same weights give the same bytes. The files appear together: they are written beside
-    it and then renamed; a former `directory` is replaced.
+    it and then renamed; a former `directory` is replaced. beside: further files of it, name -> text.
     """
     directory = Path(directory)
     sharded = is_sharded(model)
@@ -42,6 +45,8 @@ def save_model(model: Any, tokenizer: Any, directory: Path | str, *, writes: boo
         if adapter is not None:
             save_adapter(model, adapter, written / "adapter")
         tokenizer.save_pretrained(written)
+        for name, text in (beside or {}).items():
+            (written / name).write_text(text)
         mode = (written / "config.json").stat().st_mode
         for file in written.iterdir():  # weights come out readable by their owner only
             file.chmod(mode)

@@ -17,7 +17,15 @@ from posttrain.config.schema import ServedSettings
 from posttrain.errors import CheckpointError, UserError
 
 _MAY_CHANGE = (
-    *("training.steps", "checkpoint.", "tracking.", "evaluation", "rollout.reward_workers", "acknowledge"),
+    *(
+        "training.steps",
+        "checkpoint.",
+        "tracking.",
+        "evaluation",
+        "final_evaluation",
+        "rollout.reward_workers",
+        "acknowledge",
+    ),
     *(f"rollout.{key}" for key in ServedSettings.model_fields),
 )
 """What a resumed run may change; the rest would make it another run."""

@@ -140,6 +140,8 @@ def describe(recipe: Recipe, algorithm: Algorithm) -> dict[str, str]:
     plan["forward"] = f"at most {training.tokens_per_microbatch:,} tokens a micro-batch"
     if recipe.evaluation is not None:
         plan["evaluation"] = _shown(recipe.evaluation.name, recipe.evaluation.settings)
+    if recipe.final_evaluation is not None:
+        plan["reported on"] = _shown(recipe.final_evaluation.name, recipe.final_evaluation.settings)
     return plan
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,6 +25,7 @@ from posttrain.trainer.anchor import Anchor
 from posttrain.trainer.checkpoint import load_checkpoint, save_checkpoint
 from posttrain.trainer.console import Console
 from posttrain.trainer.distributed import add_over_ranks, largest_over_ranks, of_all_ranks
+from posttrain.trainer.evaluations import FINAL, Selection
 from posttrain.trainer.memory_meter import MemoryMeter
 from posttrain.trainer.rollout_metrics import engine_metrics, rollout_metrics
 from posttrain.trainer.sampler import Sampler, Weights
@@ -42,10 +43,10 @@ class Loop:
     """Everything a run needs while it runs; `setup` builds it.
 
     evaluate: plays the recipe's benchmark with the policy as the sampler has it and returns its figures; None where
-    the recipe has none. reference: the model that rollouts are measured against, where the algorithm needs one; anchor:
-    the same, where it follows the policy or plays rollouts itself. window_index: the window that is trained next;
-    next_to_play: the first that nobody was asked to play, beyond it where `rollout.max_staleness` lets windows be
-    played ahead.
+    the recipe has none. selection: keeps the best of the steps at which it was played. reference: the model that
+    rollouts are measured against, where the algorithm needs one; anchor: the same, where it follows the policy or
+    plays rollouts itself. window_index: the window that is trained next; next_to_play: the first that nobody was
+    asked to play, beyond it where `rollout.max_staleness` lets windows be played ahead.
     """
 
     recipe: Recipe
@@ -57,6 +58,7 @@ class Loop:
     sampler: Sampler | None
     collector: Collector | None
     evaluate: Callable[[], dict[str, Any]] | None
+    selection: Selection | None = None
     reference: Any = None
     anchor: Anchor | None = None
     meter: MemoryMeter = field(default_factory=MemoryMeter)
@@ -94,6 +96,7 @@ class Loop:
                     self.save()
                 if stopped and self.step < total:
                     return signal.Signals(stopped)
+        self._report(tracker, console)
         writes = self.accelerator.is_main_process
         save_model(self._model, self.tokenizer, self.output / "final", writes=writes)
         critic = getattr(self.accelerator.unwrap_model(self.updater.policy), "critic", None)
@@ -260,14 +263,32 @@ class Loop:
             return
         self.ahead.settle()
         self.sampler.load(self.sampler.take(self.step, copied=False))
+        result = None
         if self.accelerator.is_main_process:
             result = {"step": self.step} | self.evaluate()
             tracker.evaluation(result)
-            low, high = result["interval"]
-            console.say(
-                f"step {self.step}: {result['benchmark']} pass rate {result['pass_rate']:.1%} [{low:.1%}, {high:.1%}], "
-                f"n = {result['n']}, {result['num_ungraded']} ungraded, {result['num_truncated']} truncated"
-            )
+            console.say(_line(result))
+        if self.selection is not None:
+            better = result is not None and self.selection.improves(result)
+            if largest_over_ranks(self.accelerator, better):
+                self.selection.keep(result, self._model, self.tokenizer)
+        self._release()
+        self.accelerator.wait_for_everyone()
+
+    def _report(self, tracker: Tracker, console: Console) -> None:
+        """Play the final evaluation with the weights that are kept as the best."""
+        if self.selection is None or self.selection.report is None or self.sampler is None:
+            return
+        self.accelerator.wait_for_everyone()
+        self.sampler.engine.sync(self.selection.weights(), self.step + 1)
+        if self.accelerator.is_main_process:
+            best = self.selection.best
+            assert best is not None, "the recipe's evaluation was played"
+            found = self.selection.report()
+            result = {"step": best["step"]} | found | {"benchmark": f"{found['benchmark']} ({FINAL})"}
+            tracker.evaluation(result)
+            console.say(f"best by {best['benchmark']}: step {best['step']}, pass rate {best['pass_rate']:.1%}")
+            console.say(_line(result))
         self._release()
         self.accelerator.wait_for_everyone()
 
@@ -279,3 +300,12 @@ class Loop:
                 f"{self.num_skipped_in_a_row} steps in a row up to step {self.step} had a gradient with inf or nan; "
                 "lower training.learning_rate, or look at the rollouts of those steps"
             )
+
+
+def _line(result: Mapping[str, Any]) -> str:
+    """An evaluation in a line."""
+    low, high = result["interval"]
+    return (
+        f"step {result['step']}: {result['benchmark']} pass rate {result['pass_rate']:.1%} [{low:.1%}, {high:.1%}], "
+        f"n = {result['n']}, {result['num_ungraded']} ungraded, {result['num_truncated']} truncated"
+    )

@@ -96,6 +96,7 @@ def measure(recipe: Recipe, num_steps: int) -> tuple[Noise, str]:
         "checkpoint": recipe.checkpoint.model_copy(update={"every_steps": 0}),
         "tracking": recipe.tracking.model_copy(update={"trackers": []}),
         "evaluation": None,
+        "final_evaluation": None,
     }
     with ExitStack() as stack, TemporaryDirectory() as scratch:
         loop = build(recipe.model_copy(update=changes), Path(scratch), stack, say=lambda line: None)

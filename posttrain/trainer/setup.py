@@ -5,23 +5,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
 
-from posttrain import catalog
 from posttrain.batch import Source
 from posttrain.config import Recipe
 from posttrain.data.chat import encode_prompt, stop_token_ids
-from posttrain.data.examples import Example
 from posttrain.estimator import Algorithm
-from posttrain.evaluation.benchmark import Benchmark
 from posttrain.evaluation.model import Opened
 from posttrain.evaluation.partner import make_environment
-from posttrain.evaluation.runner import evaluate, load_items
 from posttrain.models.load import load_model
 from posttrain.models.lora import WithoutAdapter, add_lora
 from posttrain.models.offload import offload_activations
@@ -38,6 +33,7 @@ from posttrain.trainer.beside import anchor_of, check_models, copied_reference, 
 from posttrain.trainer.canary import Canary, training_dtype
 from posttrain.trainer.corrected import algorithm_of
 from posttrain.trainer.distributed import make_accelerator, of_all_ranks, prepare
+from posttrain.trainer.evaluations import Evaluations, Player, Selection, load_evaluations
 from posttrain.trainer.inputs import Sources, check_columns, load_data, show_supervised
 from posttrain.trainer.loop import Loop
 from posttrain.trainer.memory_meter import MemoryMeter
@@ -48,15 +44,6 @@ from posttrain.trainer.step import Updater
 from posttrain.trainer.window import WindowBuilder
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """The recipe's benchmark, its items, and completions per item (None: the benchmark's own number)."""
-
-    benchmark: Benchmark
-    items: Sequence[Example]
-    samples: int | None
-
-
 def build(recipe: Recipe, output: Path, stack: ExitStack, say: Callable[[str], None]) -> Loop:
     """The loop of a fresh run; what it opens (worker processes) is closed by `stack`; `say` takes rich markup."""
     algorithm = algorithm_of(recipe)
@@ -65,8 +52,8 @@ def build(recipe: Recipe, output: Path, stack: ExitStack, say: Callable[[str], N
     specs = [RewardSpec(r.name, r.weight, r.outcome, r.settings) for r in recipe.rewards]
     grader = _grader(recipe, specs, stack) if specs else None
     tokenizer = load_tokenizer(recipe.tokenizer, recipe.model)
-    evaluation = _held_out(recipe)
-    data = load_data(recipe, algorithm, tokenizer, evaluation.items if evaluation else [])
+    held_out = load_evaluations(recipe)
+    data = load_data(recipe, algorithm, tokenizer, held_out.items)
     for line in data.lines:
         say(escape(line))
     if grader is not None:
@@ -80,10 +67,11 @@ def build(recipe: Recipe, output: Path, stack: ExitStack, say: Callable[[str], N
     accelerator = make_accelerator(recipe.training, recipe.tracking, output)
     accelerator.init_trackers(recipe.tracking.project)
     rollouts = Source.ROLLOUTS in algorithm.sources
-    placed = recipe.rollout, plain(model) if rollouts or evaluation else model, accelerator.device
-    engine = make_engine(*placed, directory=output, stack=stack) if rollouts or evaluation else None
+    samples = rollouts or held_out.selects is not None
+    placed = recipe.rollout, plain(model) if samples else model, accelerator.device
+    engine = make_engine(*placed, directory=output, stack=stack) if samples else None
     replayer = make_engine(*placed) if algorithm.plan.reference_samples else None
-    canary = _canary(recipe, engine, model, tokenizer, data, evaluation) if engine else None
+    canary = _canary(recipe, engine, model, tokenizer, data, held_out) if engine else None
     critic = critic_of(recipe, algorithm, model, tokenizer)
     reference = copied_reference(recipe, algorithm, model, accelerator.device)
     if recipe.lora is not None:
@@ -95,7 +83,7 @@ def build(recipe: Recipe, output: Path, stack: ExitStack, say: Callable[[str], N
     updater = _updater(recipe, algorithm, trained, accelerator)
     if reference is None and "reference_logprobs" in algorithm.needs:
         reference = WithoutAdapter(updater.policy)
-    ranks = accelerator.process_index, accelerator.num_processes
+    evaluate, report = _players(recipe, held_out, engine, tokenizer, stop_ids, stack)
     collector = None
     if engine and rollouts:
         collector = _collector(recipe, algorithm, engine, grader, tokenizer, stop_ids, stack)
@@ -105,23 +93,29 @@ def build(recipe: Recipe, output: Path, stack: ExitStack, say: Callable[[str], N
         accelerator=accelerator,
         tokenizer=tokenizer,
         updater=updater,
-        builder=WindowBuilder(
-            recipe,
-            algorithm,
-            tokenizer,
-            data.prompts,
-            data.demonstrations,
-            *ranks,
-            data.preferences,
-            data.trajectories,
-            _gather(recipe, accelerator),
-        ),
+        builder=_builder(recipe, algorithm, tokenizer, data, accelerator),
         sampler=Sampler(engine, updater.policy, accelerator, canary) if engine else None,
         collector=collector,
-        evaluate=_evaluate(recipe, evaluation, engine, tokenizer, stop_ids, stack) if engine and evaluation else None,
+        evaluate=evaluate,
+        selection=_selection(recipe, output, report),
         reference=reference,
         anchor=anchor_of(algorithm, reference, collector, replayer),
         meter=meter,
+    )
+
+
+def _builder(recipe: Recipe, algorithm: Algorithm, tokenizer: Any, data: Sources, accelerator: Any) -> WindowBuilder:
+    return WindowBuilder(
+        recipe,
+        algorithm,
+        tokenizer,
+        data.prompts,
+        data.demonstrations,
+        accelerator.process_index,
+        accelerator.num_processes,
+        data.preferences,
+        data.trajectories,
+        _gather(recipe, accelerator),
     )
 
 
@@ -132,13 +126,11 @@ def _gather(recipe: Recipe, accelerator: Any) -> Gather:
     return partial(of_all_ranks, accelerator)
 
 
-def _canary(
-    recipe: Recipe, engine: Engine, model: Any, tokenizer: Any, data: Sources, evaluation: HeldOut | None
-) -> Canary:
+def _canary(recipe: Recipe, engine: Engine, model: Any, tokenizer: Any, data: Sources, held_out: Evaluations) -> Canary:
     """The canary of the first prompt there is; before an adapter or a wrapper changes the model."""
     first = data.examples[0][0] if data.examples else None
-    if evaluation is not None and first is None:
-        first = evaluation.items[0]
+    if first is None:
+        first = next(iter(held_out.items), None)
     return Canary(
         engine,
         model,
@@ -146,13 +138,6 @@ def _canary(
         training_dtype=training_dtype(model, recipe.training.mixed_precision),
         max_mismatch=recipe.rollout.max_mismatch,
     )
-
-
-def _held_out(recipe: Recipe) -> HeldOut | None:
-    if recipe.evaluation is None:
-        return None
-    benchmark = catalog.build("eval", recipe.evaluation.name, recipe.evaluation.settings)
-    return HeldOut(benchmark, load_items(benchmark, recipe.evaluation.limit), recipe.evaluation.samples)
 
 
 def _updater(recipe: Recipe, algorithm: Algorithm, policy: Policy | Scorer, accelerator: Any) -> Updater:
@@ -218,25 +203,23 @@ def _collector(
     )
 
 
-def _evaluate(
-    recipe: Recipe, held_out: HeldOut, engine: Engine, tokenizer: Any, stop_ids: frozenset[int], stack: ExitStack
-) -> Callable[[], dict[str, Any]]:
-    """Plays the recipe's benchmark; its workers start now, so that mistakes show first."""
-    grader = _grader(recipe, held_out.benchmark.rewards, stack)
+def _players(
+    recipe: Recipe,
+    held_out: Evaluations,
+    engine: Engine | None,
+    tokenizer: Any,
+    stop_ids: frozenset[int],
+    stack: ExitStack,
+) -> list[Player | None]:
+    """What plays `evaluation` and `final_evaluation`; their workers start now, so that mistakes show first."""
+    return [
+        Player(one, engine, tokenizer, stop_ids, _grader(recipe, one.benchmark.rewards, stack), recipe)
+        if one is not None and engine is not None
+        else None
+        for one in (held_out.selects, held_out.final)
+    ]
 
-    def run() -> dict[str, Any]:
-        result = evaluate(
-            held_out.benchmark,
-            engine,
-            tokenizer,
-            grader,
-            items=held_out.items,
-            samples=held_out.samples,
-            seed=recipe.seed,
-            stop_ids=stop_ids,
-            attempts=recipe.rollout.attempts,
-            max_failure_rate=recipe.rollout.max_failure_rate,
-        )
-        return result.summary()
 
-    return run
+def _selection(recipe: Recipe, output: Path, report: Player | None) -> Selection | None:
+    keeps = recipe.evaluation is not None and (recipe.evaluation.keep_best or report is not None)
+    return Selection(output / "best", report) if keeps else None

@@ -108,5 +108,7 @@ def test_two_results_are_compared_item_by_item(data: Path, tmp_path: Path, capsy
     assert row.split()[-2:] == ["1", "2"]
     text = page.read_text()
     assert text.count("<details") == 3  # the item that both solve is not shown
+    assert "<h3>1 items go better with old</h3>" in text
+    assert "not solved, answer 0" in text
     assert "<script>" not in text
     assert "&lt;script&gt;0" in text
