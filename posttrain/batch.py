@@ -51,6 +51,7 @@ class TokenSequence:
     the update or the reference gave them; old_values, one per action token, from the critic before the update;
     turn_index, turn_rewards, states: of each action token's turn its number in the trajectory (None: each run of
     actions is one), what it earned (None: the last turn earned the reward) and the name of the state it acted in;
+    off_path: whether what follows that turn is not its consequence (None: it is everywhere);
     targets, one per action token: what a reward model's scores should be there, nan where one is not known, or None
     where the token has no label; temperature at which the actions were sampled and are scored; group: sequences of one
     prompt share it; pair: the two sides of a preference share it; margin: by how much the preferred side should win;
@@ -73,6 +74,7 @@ class TokenSequence:
     turn_index: tuple[int, ...] | None = None
     turn_rewards: tuple[float, ...] | None = None
     states: tuple[str, ...] | None = None
+    off_path: tuple[bool, ...] | None = None
     targets: tuple[tuple[float, ...] | None, ...] | None = None
     temperature: float = 1.0
     weight: float = 1.0
@@ -108,6 +110,7 @@ class TokenSequence:
 
 PER_ACTION = (
     "behavior_logprobs", "old_logprobs", "reference_logprobs", "old_values", "turn_index", "turn_rewards", "states",
+    "off_path", "targets",
 )  # fmt: skip
 """The fields of a sequence with one entry for each of its action tokens."""
 
@@ -124,12 +127,12 @@ class TokenBatch:
     nats; values, old_values [A]: the critic's scalars, current (with gradient) and before the update; divergence [A]:
     from the teacher's distribution, in nats, with gradient; turn_index [A]: the turn within its sequence, from 0;
     turn_rewards [A]: what a token's turn earned; state_index [A]: the state its turn acted in, equal where the group
-    was in the same one, -1 where states have no name; of a reward model values [A], or [K, A] where it gives K scores,
-    and hidden [H, A], the last hidden state at each action, both with gradient, with targets [K, A] (nan where there is
-    none) and margin [S].
-    reward is 0 where graded is False and must not be read there. step: optimiser steps made before this one (a
-    scalar). memory: what parts carry from step to step. complete: whether every piece of its sequences is there.
-    advantages [K, A] and coefficients [K, S] are filled in by `Algorithm.prepare`.
+    was in the same one, -1 where states have no name; off_path [A] (bool): what follows the turn is not its doing. Of a
+    reward model, values [A], or [K, A] where it gives K scores, and hidden [H, A], the last hidden state at each
+    action, both with gradient, with targets [K, A] (nan where there is none) and margin [S]. reward is 0 where graded
+    is False and must not be read there. step: optimiser steps made before this one (a scalar). memory: what parts carry
+    from step to step. complete: whether every piece of its sequences is there. advantages [K, A] and coefficients [K,
+    S] are filled in by `Algorithm.prepare`.
     """
 
     sequence_index: Tensor
@@ -156,6 +159,7 @@ class TokenBatch:
     turn_index: Tensor | None = None
     turn_rewards: Tensor | None = None
     state_index: Tensor | None = None
+    off_path: Tensor | None = None
     margin: Tensor | None = None
     step: Tensor | None = None
     memory: Mapping[str, float] = field(default_factory=dict)
@@ -203,6 +207,7 @@ class TokenBatch:
             turn_index=turns,
             turn_rewards=_turn_rewards(sequences, owner, turns, dtype),
             state_index=_states(sequences),
+            off_path=torch.tensor([own for s in sequences for own in s.off_path or (False,) * s.num_actions]).bool(),
             step=None if step is None else torch.tensor(step, dtype=dtype),
             memory=memory or {},
         )
@@ -287,7 +292,7 @@ class TokenBatch:
 
 _PER_TOKEN = {
     "logprobs", "old_logprobs", "behavior_logprobs", "reference_logprobs", "entropy", "values", "old_values",
-    "targets", "hidden", "divergence", "turn_index", "turn_rewards", "state_index", "advantages",
+    "targets", "hidden", "divergence", "turn_index", "turn_rewards", "state_index", "off_path", "advantages",
 }  # fmt: skip
 
 

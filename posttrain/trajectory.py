@@ -57,7 +57,8 @@ class Turn:
 
     What the environment said of the action: reward, None where it gave none; state, the name of the state that the
     action was taken in, "" where it has none; invalid, why the action could not be carried out, None where it was.
-    masked: the turn is context only, its tokens are not trained on.
+    masked: the turn is context only, its tokens are not trained on. off_path: what follows is not its consequence,
+    because the conversation went on with another action in its place.
     """
 
     prompt_ids: tuple[int, ...]
@@ -71,6 +72,7 @@ class Turn:
     state: str = ""
     invalid: str | None = None
     masked: bool = False
+    off_path: bool = False
 
     def added(self, before: Turn) -> tuple[int, ...]:
         """The tokens of this prompt after those that it shares with all that `before` read and sampled.

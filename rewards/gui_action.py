@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from posttrain.errors import DataError
 from posttrain.reward import Graded
-from posttrain.reward.gui import NO_MATCH, SCREEN, match_action, read_action
-
-_TAGS = ("<think>", "</think>", "<action>", "</action>")
-_FORMAT = re.compile(r"\s*<think>(.*?)</think>\s*<action>(.*?)</action>\s*", re.DOTALL)
+from posttrain.reward.gui import NO_MATCH, SCREEN, eq8, has_form, match_action, read_action
 
 
 def gui_action(
@@ -36,12 +32,6 @@ def gui_action(
     action = read_action(completion)
     screen = SCREEN if screen_size is None else (screen_size[0], screen_size[1])
     found = NO_MATCH if action is None else match_action(action, expected_action, screen)
-    parts = _FORMAT.fullmatch(completion) if all(completion.count(tag) == 1 for tag in _TAGS) else None
-    form = action is not None and parts is not None and parts[1].strip() != ""
-    if variant == "exact":
-        value = float(found.exact)
-    elif variant == "code":
-        value = 0.1 * form + 0.9 * (0.0 if action is None else 1.0 if found.exact else 0.5 if found.kind else 0.1)
-    else:
-        value = 0.1 * form + 0.4 * (form and found.kind) + 0.5 * (form and found.exact)
+    form = action is not None and has_form(completion)
+    value = float(found.exact) if variant == "exact" else eq8(form, action is not None, found, variant)
     return Graded(value, None if action is None else str(action["action"]))

@@ -24,7 +24,7 @@ Path = tuple[str | int, ...]
 TRAJECTORY_INPUTS = frozenset(
     {
         "completion", "completion_messages", "prompt", "stop_reason", "num_tokens", "episode_outcome", "episode_end",
-        "environment_rewards", "invalid_actions", "states",
+        "environment_rewards", "invalid_actions", "states", "off_path",
     }
 )  # fmt: skip
 """What a reward can read without the data's columns."""

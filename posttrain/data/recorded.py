@@ -50,6 +50,7 @@ def schema() -> Any:
         "state": pa.string(),
         "invalid": pa.string(),
         "masked": pa.bool_(),
+        "off_path": pa.bool_(),
     }
     columns = {
         "step": pa.int64(),

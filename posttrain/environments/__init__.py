@@ -39,6 +39,10 @@ class Step:
     reward: of this step alone; None: it has none. terminated: the task ended; truncated: cut off. solved: whether the
     task is achieved, once it ended; None: the environment does not say. invalid: why the action could not be carried
     out, in words for the policy; the state has not changed. info: for people.
+
+    said: what the conversation goes on with in place of the policy's own text; off_path: what follows is therefore not
+    the action's consequence, and returns do not reach across. aside: messages that are added for one turn alone, to ask
+    the policy for something in between; that turn's answer gives `said`. masked: nothing is learnt from the turn.
     """
 
     observation: Observation = Observation()
@@ -48,6 +52,10 @@ class Step:
     solved: bool | None = None
     invalid: str | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
+    said: str | None = None
+    off_path: bool = False
+    aside: tuple[Message, ...] = ()
+    masked: bool = False
 
 
 def told(text: str) -> tuple[Message, ...]:

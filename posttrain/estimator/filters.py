@@ -57,6 +57,32 @@ class MixedGroup:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """The rollouts of prompts whose graded rewards have a standard deviation above `least` (UI-S1's dynamic sampling).
+
+    The deviation is the sample's, as in group advantages (arXiv 2509.11543, sec. 3.3: 0.3).
+    """
+
+    least: float = 0.3
+    needs: ClassVar[frozenset[str]] = frozenset({"rewards", "groups"})
+
+    @property
+    def formula(self) -> str:
+        """The condition."""
+        return f"1[std_group R > {self.least:g}]"
+
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        """[S] of bool."""
+        rows = batch.graded & batch.is_from(Source.ROLLOUTS)
+        weight = rows.to(batch.reward.dtype)
+        count = batch.group_sum(weight)
+        mean = batch.group_sum(weight * batch.reward) / count.clamp(min=1)
+        squares = batch.group_sum(weight * (batch.reward - mean[batch.group_index]) ** 2)
+        deviation = (squares / (count - 1).clamp(min=1)).sqrt()
+        return rows & (deviation > self.least)[batch.group_index]
+
+
+@dataclass(frozen=True)
 class MixedOutcome:
     """The rollouts of prompts that the policy sometimes solves, 0 < p < 1 (OREAL, arXiv 2502.06781, alg. 1).
 

@@ -25,12 +25,16 @@ class TurnReturn:
     same number ("turn"; UI-S1, arXiv 2509.11543, eq. 10), those that acted in the same state ("state"; GiGPO, arXiv
     2505.10978, eq. 6 and 7), all ("group"), or none, which leaves the return as it is. A turn counts once, however long
     it is. The deviation is the sample's; a turn without peers, or whose peers all have the same return, has 0.
+
+    Returns end with a turn that is `off_path`, whose consequences are not its own: with its reward (UI-S1's eq. 9), or
+    before it unless `through_mistakes` (UI-S1's code): then it counts for itself alone.
     """
 
     gamma: float = 1.0
     peers: Peers = "turn"
     std: bool = True
     epsilon: float = 1e-6
+    through_mistakes: bool = True
     uses_policy: ClassVar[bool] = False
     couples: ClassVar[Unit] = ""
 
@@ -71,6 +75,10 @@ class TurnReturn:
         sequence = batch.sequence_index[starts]
         goes_on = torch.zeros_like(sequence, dtype=torch.bool)
         goes_on[:-1] = sequence[1:] == sequence[:-1]
+        off_path = read.field(batch, "off_path")[starts]
+        goes_on &= ~off_path
+        if not self.through_mistakes:
+            goes_on[:-1] &= ~off_path[1:]
         return discounted(read.field(batch, "turn_rewards")[starts].double(), self.gamma * goes_on.double())
 
     def _bucket(self, batch: TokenBatch, starts: Tensor) -> Tensor:
@@ -104,6 +112,34 @@ class TurnReturn:
 
 
 @dataclass(frozen=True)
+class LastTurn:
+    """What the last turn of an episode earned, against its group's: (r_T - mean_group) / (std_group + epsilon).
+
+    UI-S1's episode advantage as printed (arXiv 2509.11543, eq. 11: R(tau) is R_T).
+    """
+
+    std: bool = True
+    epsilon: float = 1e-6
+    needs: ClassVar[frozenset[str]] = frozenset({"rewards", "groups"})
+    uses_policy: ClassVar[bool] = False
+    couples: ClassVar[Unit] = ""
+
+    @property
+    def formula(self) -> str:
+        """GRPO's, of the last turn."""
+        centred = "r_T - mean_group r_T"
+        return f"({centred}) / (std_group r_T + {self.epsilon:g})" if self.std else centred
+
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        """[S]."""
+        own = batch.sequence_index
+        last = torch.cat([own[1:] != own[:-1], torch.ones_like(own[:1], dtype=torch.bool)])
+        earned = torch.zeros_like(batch.reward)
+        earned[own[last]] = read.field(batch, "turn_rewards")[last]
+        return GroupRelative(self.std, self.epsilon)(batch.replace(reward=earned))
+
+
+@dataclass(frozen=True)
 class EpisodeAndTurn:
     """A = A_episode + weight A_turn (GiGPO, arXiv 2505.10978, eq. 8; UI-S1, arXiv 2509.11543, eq. 12)."""
 
@@ -126,4 +162,6 @@ class EpisodeAndTurn:
 
     def __call__(self, batch: TokenBatch) -> Tensor:
         """[A]."""
-        return batch.broadcast(self.episode(batch)) + self.weight * self.turn(batch)
+        episode = self.episode(batch)
+        episode = batch.broadcast(episode) if episode.shape == batch.reward.shape else episode
+        return episode + self.weight * self.turn(batch)

@@ -12,13 +12,15 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 ENLARGED = 1.2
 NEAR = 0.04
 SCREEN = (1080, 2400)
 """Pixels of most screens of AndroidControl, whose rows do not say theirs."""
 
+_TAGS = ("<think>", "</think>", "<action>", "</action>")
+_FORMAT = re.compile(r"\s*<think>(.*?)</think>\s*<action>(.*?)</action>\s*", re.DOTALL)
 _ACTION = re.compile(r"<action>(.*?)</action>", re.DOTALL)
 _SCRIPT = re.compile(r"(?:java|vb)script:|(?<![a-z0-9])data:[a-z0-9!#$&^_.+/=-]*[;,]")
 _UNSEEN = re.compile(r"[\x00-\x20\x7f-\xa0\u200b-\u200f\u2028-\u202f\u2060\ufeff]+")
@@ -33,6 +35,23 @@ class Match:
 
 
 NO_MATCH = Match(False, False)
+
+
+def eq8(form: bool, read: bool, match: Match, variant: Literal["paper", "code"]) -> float:
+    """0.1 r_format + 0.4 1[r_format = 1] r_type + 0.5 1[r_format r_type = 1] r_acc (arXiv 2509.11543, eq. 8).
+
+    form: the completion has the form; read: it holds an action. "code", as UI-S1's code: 0.1 r_format + 0.9 times 1
+    (exact), 0.5 (its type), 0.1 (another action that can be read) or 0.
+    """
+    if variant == "code":
+        return 0.1 * form + 0.9 * (0.0 if not read else 1.0 if match.exact else 0.5 if match.kind else 0.1)
+    return 0.1 * form + 0.4 * (form and match.kind) + 0.5 * (form and match.exact)
+
+
+def has_form(completion: str) -> bool:
+    """Whether it is <think>...</think><action>...</action>, once, both with something in them."""
+    parts = _FORMAT.fullmatch(completion) if all(completion.count(tag) == 1 for tag in _TAGS) else None
+    return parts is not None and parts[1].strip() != ""
 
 
 def read_action(completion: str) -> dict[str, Any] | None:

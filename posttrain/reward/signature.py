@@ -34,6 +34,7 @@ _FROM_TRAJECTORY: dict[str, Callable[[Trajectory], Any]] = {
     "environment_rewards": lambda trajectory: [turn.reward for turn in trajectory.turns],
     "invalid_actions": lambda trajectory: [turn.invalid is not None for turn in trajectory.turns],
     "states": lambda trajectory: [turn.state for turn in trajectory.turns],
+    "off_path": lambda trajectory: [turn.off_path for turn in trajectory.turns],
 }
 
 

@@ -21,11 +21,15 @@ if TYPE_CHECKING:
 
 
 class Conversation:
-    """What was said so far. history_turns: how many of its earlier turns the policy sees; None: all."""
+    """What was said so far. history_turns: how many of its earlier turns the policy sees; None: all.
+
+    aside: messages for the next turn alone; `add` forgets them.
+    """
 
     def __init__(self, prompt: Prompt, history_turns: int | None = None) -> None:
         self.prompt = prompt
         self.tools: Sequence[Mapping[str, Any]] = ()
+        self.aside: tuple[Message, ...] = ()
         self._history_turns = history_turns
         self._turns: list[tuple[Message, ...]] = []
         self._before: _Sampled | None = None
@@ -39,19 +43,20 @@ class Conversation:
         self._before = _Sampled(self.messages, tuple(prompt_ids), tuple(completion_ids))
 
     def add(self, said: str, answer: Sequence[Message]) -> None:
-        """The policy's text of a turn, and what the environment answered."""
+        """The policy's text of a turn, or what stands in its place, and what the environment answered."""
+        self.aside = ()
         self._turns.append(({"role": "assistant", "content": said}, *answer))
 
     @property
     def messages(self) -> Prompt:
         """What the policy reads next: the opening, and the turns that it still sees."""
-        if isinstance(self.prompt, str) or not self._turns:
+        if isinstance(self.prompt, str) or not (self._turns or self.aside):
             return self.prompt
         num_hidden = 0 if self._history_turns is None else max(len(self._turns) - self._history_turns, 0)
         opening = self.prompt
         if num_hidden:  # of the last hidden turn only the answer is seen, in place of the first observation
             opening = (*(self.prompt[:-1] or self.prompt), *self._turns[num_hidden - 1][1:])
-        return (*opening, *(message for turn in self._turns[num_hidden:] for message in turn))
+        return (*opening, *(message for turn in self._turns[num_hidden:] for message in turn), *self.aside)
 
     def encode(self, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
         """The tokens of `messages`, those of earlier turns as they were sampled where the text goes on from them."""

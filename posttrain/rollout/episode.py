@@ -101,8 +101,9 @@ class RunningEpisode:
         step = await self._guarded(self._episode.step(text))
         if step is None:
             return
-        masked = step.invalid is not None and self.limits.invalid == "mask"
-        self.trajectory.turns = (*before, replace(turn, reward=step.reward, invalid=step.invalid, masked=masked))
+        masked = step.masked or (step.invalid is not None and self.limits.invalid == "mask")
+        answered = replace(turn, reward=step.reward, invalid=step.invalid, masked=masked, off_path=step.off_path)
+        self.trajectory.turns = (*before, answered)
         end = self._end(step)
         if end is not None:
             self.end(end, step.solved)
@@ -112,7 +113,10 @@ class RunningEpisode:
                 f"the environment goes on after a completion of the plain text prompt {self.trajectory.prompt_id}; "
                 "allowed: conversations (set `chat: true` on the source, or let reset return messages)"
             )
-        self.conversation.add(text, messages_of(step))
+        if step.aside:
+            self.conversation.aside = step.aside
+            return
+        self.conversation.add(text if step.said is None else step.said, messages_of(step))
         self._state = self._state if step.invalid is not None else step.observation.state
 
     def end(self, end: EpisodeEnd, solved: bool | None = None) -> None:

@@ -38,6 +38,7 @@ def _sequence(
     logprobs: tuple[float, ...] = ()
     numbers: tuple[int, ...] = ()
     states: tuple[str, ...] = ()
+    off_path: tuple[bool, ...] = ()
     for index, turn in turns:
         length = 0 if turn.masked else len(turn.completion_ids)
         mask += (False,) * (len(turn.prompt_ids) - len(ids)) + (not turn.masked,) * len(turn.completion_ids)
@@ -45,6 +46,7 @@ def _sequence(
         logprobs += () if turn.masked else turn.logprobs
         numbers += (index,) * length
         states += (turn.state,) * length
+        off_path += (turn.off_path,) * length
     return TokenSequence(
         token_ids=ids,
         action_mask=mask,
@@ -58,6 +60,7 @@ def _sequence(
         turn_index=numbers,
         turn_rewards=_rewards(numbers, trajectory),
         states=states if any(states) else None,
+        off_path=off_path if any(off_path) else None,
     )
 
 

@@ -1,4 +1,7 @@
-"""Contract of every benchmark: it builds, its items load, gold answers are graded 1.0 and garbage 0.0."""
+"""Contract of every benchmark of questions: it builds, its items load, gold answers are graded 1.0 and garbage 0.0.
+
+Those that play in an environment are in test_agents.py.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from posttrain.data.examples import Example
 from posttrain.evaluation.benchmark import Benchmark
 from posttrain.evaluation.runner import load_items, make_grader
 from posttrain.trajectory import StopReason, Trajectory, Turn
+from tests.eval.test_agents import AGENTS
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,7 @@ CASES = {
         settings={"dataset": "chain_sum", "size": 4, "config": {"min_terms": 2, "max_terms": 3}},
     ),
 }
-NAMES = [member.name for member in catalog.members("eval")]
+NAMES = [member.name for member in catalog.members("eval") if member.name not in AGENTS]
 
 
 @pytest.fixture(params=NAMES)
