@@ -1,4 +1,4 @@
-"""Contract of every benchmark that plays in an environment: its expert solves it, and a policy that babbles does not."""
+"""Contract of every benchmark that plays in an environment: its expert solves it, and who babbles does not."""
 
 from __future__ import annotations
 

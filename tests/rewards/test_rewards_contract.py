@@ -36,6 +36,9 @@ GOLD: dict[str, tuple[str, dict[str, Any]]] = {
         {"expected_calls": [{"name": "add", "arguments": {"a": [2], "b": 2}}]},
     ),
     "code_tests": ("```python\ndef four():\n    return 4\n```", {"tests": ["assert four() == 4"]}),
+    "episode_success": ("", {"episode_outcome": True}),
+    "episode_return": ("", {"environment_rewards": [None, 1.0], "invalid_actions": [False, False]}),
+    "recorded_steps": ("", {"states": ["step 1 of 1"], "off_path": [False]}),
     "gui_action": (
         '<think>The tab.</think><action>{"action": "click", "coordinate": [540, 2273]}</action>',
         {"expected_action": {"action": "click", "coordinate": [540, 2273], "candidate_bbox": [[456, 2211, 624, 2337]]}},
@@ -76,7 +79,9 @@ GARBAGE = [
 MODELS = ["reward_model"]
 """What a model says: it has no gold completion but the one its model was taught; each has tests of its own."""
 SHAPING = ["language_consistency", "length_budget", "overlong", "repetition"]
-ANSWERS = [name for name in REWARDS if name not in (*SHAPING, *MODELS)]
+EPISODES = ["episode_return", "episode_success", "recorded_steps"]
+"""They read what an environment said, and no completion."""
+ANSWERS = [name for name in REWARDS if name not in (*SHAPING, *MODELS, *EPISODES)]
 
 
 @pytest.fixture(params=ANSWERS)
@@ -96,7 +101,7 @@ def test_documented_and_readable(name: str) -> None:
     function = catalog.find("rewards", name)
     assert inspect.getdoc(function)
     inputs = RewardInputs.of(name, function)
-    assert {"completion", "num_tokens"} & set(inputs.required)
+    assert {"completion", "num_tokens", "episode_outcome", "environment_rewards", "states"} & set(inputs.required)
     assert catalog.check("rewards", name, {}) is not None  # every setting has a default
     inputs.check_columns(GOLD[name][1] if name in GOLD else {})
 
