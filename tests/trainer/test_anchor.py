@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +18,7 @@ from posttrain.models.weights import digest, named_weights
 from posttrain.trainer import train
 from posttrain.trainer.setup import build
 from posttrain.trainer.step import Updater
+from tests.trainer.processes import run_ranks
 
 WriteRecipe = Callable[..., Path]
 PROMPTS = {"path": "reasoning_gym", "config": {"dataset": "chain_sum", "size": 64, "seed": 1, "max_terms": 2}}
@@ -197,11 +195,7 @@ def test_two_ranks_make_the_update_of_one(recipe: dict[str, Any], write_recipe: 
     recipe["training"] |= {"prompts_per_step": 5, "steps": 3, "learning_rate": 1e-3}
     path = write_recipe(recipe)
     train(load_recipe(path), tmp_path / "ranks_1")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command = [*launcher, "-m", "posttrain", "train", str(path), "--output", str(tmp_path / "ranks_2")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=180)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_ranks(path, tmp_path / "ranks_2")
     files = ("final/model.safetensors", "checkpoints/step_3/reference.safetensors")
     weights = [[load_file(tmp_path / f"ranks_{ranks}" / file) for file in files] for ranks in (1, 2)]
     for one, two in zip(*weights, strict=True):

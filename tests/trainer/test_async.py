@@ -6,8 +6,6 @@ import json
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -25,11 +23,9 @@ from posttrain.rollout.transformers_engine import TransformersEngine
 from posttrain.trainer import train
 from posttrain.trainer.loop import Loop
 from posttrain.trainer.step import Updater
-from tests.trainer.processes import Run, files, metrics
+from tests.trainer.processes import Run, files, metrics, run_ranks
 
 WriteRecipe = Callable[..., Path]
-
-LAUNCH = Path(__file__).parents[2] / "recipes" / "launch" / "cpu_2.yaml"
 
 VARIED = '''
 """A reward that differs from completion to completion, and takes its time."""
@@ -238,7 +234,7 @@ def test_stopped_politely(
     path = write_recipe(recipe)
     run = Run(path, tmp_path / "run", "rollout.max_staleness=1")
     printed = run.kill_when(lambda: run.num_steps() >= 3, number)
-    assert run.process.returncode == 128 + number
+    assert run.status() == 128 + number
     assert "--resume" in printed and "Traceback" not in printed
     if number == signal.SIGTERM:
         Run(path, tmp_path / "run", "rollout.max_staleness=1", "--resume").finish()
@@ -253,24 +249,15 @@ def test_a_run_that_is_made_longer_goes_on(recipe: dict[str, Any], write_recipe:
     assert [row["staleness_max"] for row in metrics(tmp_path / "run")] == [0, 1, 2, 3, 0, 1, 2, 3]
 
 
-def launched(recipe: Path, output: Path, *more: str) -> None:
-    """The run as two ranks."""
-    launcher = ["accelerate.commands.launch", "--config_file", str(LAUNCH), "--main_process_port", "0"]
-    command = [sys.executable, "-m", *launcher, "-m", "posttrain", "train", str(recipe), "--output", str(output), *more]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert result.returncode == 0, result.stdout + result.stderr
-
-
 def test_two_ranks_make_the_updates_of_one_and_resume_exactly(
-    recipe: dict[str, Any], write_recipe: WriteRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: dict[str, Any], write_recipe: WriteRecipe, tmp_path: Path
 ) -> None:
     """With dynamic sampling, for which the threads of both ranks must agree on what is drawn again."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     recipe["rollout"] |= {"max_draws": 3}
     recipe["training"] |= {"prompts_per_step": 5, "steps": 6, "epsilon": 1e-4}
     path = write_recipe(recipe)
     train(load_recipe(path), tmp_path / "alone")
-    launched(path, tmp_path / "ranks")
+    run_ranks(path, tmp_path / "ranks")
     alone, ranks = (load_file(tmp_path / name / "final" / "model.safetensors") for name in ("alone", "ranks"))
     for name, expected in alone.items():
         assert (ranks[name] - expected).norm() / expected.norm() < 1e-5, name
@@ -278,5 +265,5 @@ def test_two_ranks_make_the_updates_of_one_and_resume_exactly(
     assert rows[-1]["num_redrawn_groups"] == metrics(tmp_path / "ranks")[-1]["num_redrawn_groups"] > 0
     shutil.copytree(tmp_path / "ranks", tmp_path / "again")
     shutil.rmtree(tmp_path / "again" / "checkpoints" / "step_6")
-    launched(path, tmp_path / "again", "--resume")
+    run_ranks(path, tmp_path / "again", "--resume")
     same(tmp_path / "ranks", tmp_path / "again")

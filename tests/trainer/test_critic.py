@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import random
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +28,7 @@ from posttrain.models.tokenizer import load_tokenizer
 from posttrain.rows import Layout
 from posttrain.trainer.optimizer import make_optimizer, make_schedule
 from posttrain.trainer.step import Updater, row_options, score
+from tests.trainer.processes import Run, run_ranks
 
 _REWARD = '''
 """A reward that every completion gets a different one of."""
@@ -265,11 +263,10 @@ def _recipe(tiny_recipe: dict[str, Any], write_recipe: Callable[..., Path], dire
 
 
 def _run(recipe: Path, output: Path, num_ranks: int) -> list[dict[str, float]]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_ranks}"]
-    command = [*launcher, "-m", "posttrain", "train", str(recipe), "--output", str(output)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "POSTTRAIN_PATH": str(recipe.parent)}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=280)
-    assert result.returncode == 0, result.stdout + result.stderr
+    if num_ranks == 1:
+        Run(recipe, output).finish()
+    else:
+        run_ranks(recipe, output, num_ranks=num_ranks)
     return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
 
 

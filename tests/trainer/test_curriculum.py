@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +16,8 @@ from safetensors.torch import load_file
 from posttrain.config import load_recipe
 from posttrain.errors import DataError
 from posttrain.trainer import train
+from tests.trainer.processes import Run, run_ranks
 
-LAUNCH = Path(__file__).parents[2] / "recipes" / "launch"
 WriteRecipe = Callable[..., Path]
 
 _LUCK = '''
@@ -114,12 +111,8 @@ def test_a_run_that_was_stopped_goes_on_exactly(
 def test_two_ranks_draw_what_one_does(recipe: dict[str, Any], write_recipe: WriteRecipe, tmp_path: Path) -> None:
     recipe["training"] |= {"prompts_per_step": 5, "steps": 5}
     path = write_recipe(recipe)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    launcher = ["accelerate.commands.launch", "--config_file", str(LAUNCH / "cpu_2.yaml"), "--main_process_port", "0"]
-    for name, how in (("one", []), ("two", ["-m", *launcher])):
-        command = [sys.executable, *how, "-m", "posttrain", "train", str(path), "--output", str(tmp_path / name)]
-        found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
-        assert found.returncode == 0, found.stdout + found.stderr
+    Run(path, tmp_path / "one").finish()
+    run_ranks(path, tmp_path / "two")
     assert drawn(tmp_path / "one") == drawn(tmp_path / "two")
     assert drawn(tmp_path / "one")[-1]["curriculum/known"] > 0.2
 

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +23,7 @@ from posttrain.trainer import train
 from posttrain.trainer.step_data import Drawn, Played, StepData, StepMaker
 from posttrain.trainer.store import TrajectoryStore
 from posttrain.trajectory import StopReason, Trajectory, Turn
+from tests.trainer.processes import Run
 
 WriteRecipe = Callable[..., Path]
 TOKENIZER = character_tokenizer()
@@ -223,13 +219,6 @@ def test_groups_that_dynamic_sampling_replaced_are_stored(
     assert len({(row["step"], row["group"], row["sample"]) for row in stored}) == len(stored)
 
 
-def start(recipe: Path, output: Path, *more: str) -> subprocess.Popen[str]:
-    """A run in a process of its own, with a number of threads that does not depend on who runs the tests."""
-    command = [sys.executable, "-m", "posttrain", "train", str(recipe), "--output", str(output), *more]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
 def test_a_killed_and_resumed_run_stores_each_trajectory_once(
     online: dict[str, Any], write_recipe: WriteRecipe, tmp_path: Path
 ) -> None:
@@ -238,15 +227,9 @@ def test_a_killed_and_resumed_run_stores_each_trajectory_once(
     online["training"] |= {"steps": 8, "prompts_per_step": 2}
     online["checkpoint"] = {"every_steps": 3}
     path, killed = write_recipe(online), tmp_path / "killed"
-    run = start(path, killed)
-    while not (killed / "trajectories" / "step_5_rank_0.parquet").exists():
-        assert run.poll() is None, run.communicate()[0]
-        time.sleep(0.0005)
-    run.send_signal(signal.SIGKILL)
-    run.communicate(timeout=60)
-    for again in (start(path, killed, "--resume"), start(path, tmp_path / "whole")):
-        printed = again.communicate(timeout=200)[0]
-        assert again.returncode == 0, printed
+    Run(path, killed).kill_when((killed / "trajectories" / "step_5_rank_0.parquet").exists)
+    for again in (Run(path, killed, "--resume"), Run(path, tmp_path / "whole")):
+        again.finish()
     stored = [rows(tmp_path / name) for name in ("whole", "killed")]
     for row in (row for own in stored for row in own):
         del row["generation_seconds"], row["environment_seconds"], row["grading_seconds"]

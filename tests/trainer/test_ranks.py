@@ -16,7 +16,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-LAUNCH = Path(__file__).parents[2] / "recipes" / "launch"
+from tests.trainer.processes import LAUNCH, Run, run_ranks
+
 WAYS = ("cpu_2", "cpu_zero2", "cpu_zero3", "every_weight_spread", "cpu_fsdp2")
 LORA = "lora.rank=4"
 ONE_PROMPT = "training.prompts_per_step=1"
@@ -28,30 +29,28 @@ TERMS = [
 ]
 
 
-def _launched(way: str, recipe: Path, output: Path, *more: str, num_ranks: int = 2) -> str:
-    """`posttrain train` as the launch file `way` starts it; what it printed."""
-    file = LAUNCH / f"{way}.yaml"
-    if way == "every_weight_spread":  # the launch file's default keeps small weights whole
-        zero = {"stage": 3, "stage3_param_persistence_threshold": 0}
-        config = {"zero_optimization": zero, "gradient_accumulation_steps": 1, "train_micro_batch_size_per_gpu": 1}
-        own = recipe.parent / "zero3.json"
-        own.write_text(json.dumps(config))
-        settings = yaml.safe_load((LAUNCH / "cpu_zero3.yaml").read_text())
-        settings["deepspeed_config"] = {"deepspeed_config_file": str(own), "zero3_init_flag": False}
-        file = recipe.parent / "launch.yaml"
-        file.write_text(yaml.safe_dump(settings))
+def _launch_file(way: str, directory: Path) -> Path:
+    """The launch file of the recipes, or one in `directory`."""
+    if way != "every_weight_spread":  # the recipes' ZeRO-3 keeps small weights whole
+        return LAUNCH / f"{way}.yaml"
+    zero = {"stage": 3, "stage3_param_persistence_threshold": 0}
+    config = {"zero_optimization": zero, "gradient_accumulation_steps": 1, "train_micro_batch_size_per_gpu": 1}
+    own = directory / "zero3.json"
+    own.write_text(json.dumps(config))
+    settings = yaml.safe_load((LAUNCH / "cpu_zero3.yaml").read_text())
+    settings["deepspeed_config"] = {"deepspeed_config_file": str(own), "zero3_init_flag": False}
+    file = directory / "launch.yaml"
+    file.write_text(yaml.safe_dump(settings))
+    return file
+
+
+def _launched(file: Path, recipe: Path, output: Path) -> None:
+    """`accelerate launch -m posttrain train`, as a user calls it."""
     launcher = ["accelerate.commands.launch", "--config_file", str(file), "--main_process_port", "0"]
-    launcher += ["--num_processes", str(num_ranks)]
-    return _run(
-        [sys.executable, "-m", *launcher, "-m", "posttrain", "train", str(recipe), "--output", str(output), *more]
-    )
-
-
-def _run(command: list[str]) -> str:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    command = [sys.executable, "-m", *launcher, "-m", "posttrain", "train", str(recipe), "--output", str(output)]
+    environment = os.environ | {"DS_ACCELERATOR": "cpu"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
 
 
 def _weights(output: Path) -> dict[str, torch.Tensor]:
@@ -75,7 +74,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, t
     def weights(recipe: Path, *more: str) -> dict[str, torch.Tensor]:
         if more not in found:
             output = tmp_path_factory.mktemp("alone") / "run"
-            _run([sys.executable, "-m", "posttrain", "train", str(recipe), "--output", str(output), *more])
+            Run(recipe, output, *more).finish()
             found[more] = _weights(output)
         return found[more]
 
@@ -84,13 +83,21 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, t
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """The run directory of two ranks; run once for each way and set of overrides, and not to be changed."""
+    """The run directory of two ranks; run once for each way and set of overrides, and not to be changed.
+
+    One of them is started by the launcher itself, with DeepSpeed; test_ranks_faults.py has one without.
+    """
     found: dict[tuple[str, ...], Path] = {}
 
     def directory(recipe: Path, way: str, *more: str) -> Path:
         if (way, *more) not in found:
-            found[way, *more] = tmp_path_factory.mktemp("together") / "run"
-            _launched(way, recipe, found[way, *more], *more)
+            output = tmp_path_factory.mktemp("together") / "run"
+            file = _launch_file(way, output.parent)
+            if (way, *more) == ("cpu_zero2",):
+                _launched(file, recipe, output)
+            else:
+                run_ranks(recipe, output, *more, launch_file=file)
+            found[way, *more] = output
         return found[way, *more]
 
     return directory
@@ -127,7 +134,7 @@ def test_two_ranks_make_the_updates_of_one(
 @pytest.mark.parametrize("way", ["cpu_2", "every_weight_spread", "cpu_fsdp2"])
 def test_two_ranks_resume_exactly(way: str, recipe: Path, together: Callable[..., Path], tmp_path: Path) -> None:
     shutil.copytree(together(recipe, way, "training.steps=1"), tmp_path / "parts")
-    _launched(way, recipe, tmp_path / "parts", "--resume")
+    run_ranks(recipe, tmp_path / "parts", "--resume", launch_file=_launch_file(way, tmp_path))
     whole, parts = _weights(together(recipe, way)), _weights(tmp_path / "parts")
     assert all(torch.equal(parts[name], value) for name, value in whole.items())
 
@@ -143,7 +150,8 @@ def test_a_window_of_two_ranks_goes_on_with_another_number(
 ) -> None:
     """The rest of the window is shared out anew; nothing but rounding tells the result from that of one rank."""
     shutil.copytree(together(recipe, way, "training.steps=1"), tmp_path / "run")
-    printed = _launched(way, recipe, tmp_path / "run", "--resume", num_ranks=num_ranks)
+    file = _launch_file(way, tmp_path)
+    printed = run_ranks(recipe, tmp_path / "run", "--resume", launch_file=file, num_ranks=num_ranks)
     assert f"resuming on {num_ranks} ranks what 2 began" in printed
     _same(_weights(tmp_path / "run"), alone(recipe))
 
@@ -152,5 +160,5 @@ def test_one_process_goes_on_with_what_two_began(
     recipe: Path, alone: Callable[..., dict[str, torch.Tensor]], together: Callable[..., Path], tmp_path: Path
 ) -> None:
     shutil.copytree(together(recipe, "cpu_2", "training.steps=1"), tmp_path / "run")
-    _run([sys.executable, "-m", "posttrain", "train", str(recipe), "--output", str(tmp_path / "run"), "--resume"])
+    Run(recipe, tmp_path / "run", "--resume").finish()
     _same(_weights(tmp_path / "run"), alone(recipe))

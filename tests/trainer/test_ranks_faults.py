@@ -17,8 +17,8 @@ import pytest
 from posttrain.config.schema import TrackingSettings, TrainingSettings
 from posttrain.errors import UserError
 from posttrain.trainer.distributed import make_accelerator
+from tests.trainer.processes import CPU_2, Run, run_ranks, start_ranks
 
-CPU_2 = Path(__file__).parents[2] / "recipes" / "launch" / "cpu_2.yaml"
 DEADLINE_SECONDS = 60  # a launcher gives its ranks 30
 WHOLE_SECONDS = 300
 
@@ -46,7 +46,7 @@ def stuck(completion: str) -> float:
 
 
 class Job:
-    """`posttrain train` on two ranks; `pids`: of the ranks."""
+    """`posttrain train` on two ranks, as a user launches it; `pids`: of the ranks."""
 
     def __init__(self, recipe: Path, output: Path, *more: str) -> None:
         launcher = ["accelerate.commands.launch", "--config_file", str(CPU_2), "--main_process_port", "0"]
@@ -96,8 +96,15 @@ def test_a_killed_rank_ends_the_job(recipe: Path, tmp_path: Path) -> None:
     job.after_steps(2)
     os.kill(job.pids[1], signal.SIGKILL)
     assert job.status(DEADLINE_SECONDS) != 0
-    assert "the run failed: rank 0 of 2 lost the others" in job.printed
     assert "Signal 9 (SIGKILL)" in job.printed
+
+
+def test_the_other_rank_says_so(recipe: Path, tmp_path: Path) -> None:
+    """Where no launcher is quicker to end it."""
+    first, second = start_ranks(recipe, tmp_path / "run")
+    second.kill_when(lambda: first.num_steps() >= 2)
+    assert first.status(DEADLINE_SECONDS) == 1
+    assert "the run failed: rank 0 of 2 lost the others" in first.printed
 
 
 def test_a_failing_rank_ends_the_job_with_its_message(
@@ -105,9 +112,9 @@ def test_a_failing_rank_ends_the_job_with_its_message(
 ) -> None:
     tiny_recipe["rewards"] = [{"name": "of_rank"}]
     tiny_recipe["rollout"]["max_failure_rate"] = 0.1
-    job = Job(write_recipe(tiny_recipe), tmp_path / "run")
-    assert job.status() != 0
-    assert "no grader on this machine" in job.printed
+    ranks = start_ranks(write_recipe(tiny_recipe), tmp_path / "run")
+    assert [rank.status(DEADLINE_SECONDS) for rank in ranks] == [1, 1]
+    assert any("no grader on this machine" in rank.printed for rank in ranks)
     assert not (tmp_path / "run" / "final").exists()
 
 
@@ -121,25 +128,16 @@ def test_preemption_leaves_one_checkpoint_to_resume_from(recipe: Path, tmp_path:
     (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
     step = json.loads((checkpoint / "state.json").read_text())["step"]
     assert f"stopped by SIGTERM after step {step}; go on with:" in job.printed
-    resumed = Job(recipe, tmp_path / "run", "--resume", f"training.steps={step + 1}")
-    assert resumed.status() == 0
-    assert f"resuming at step {step} of {step + 1}" in resumed.printed
+    printed = run_ranks(recipe, tmp_path / "run", "--resume", f"training.steps={step + 1}")
+    assert f"resuming at step {step} of {step + 1}" in printed
 
 
 def test_a_rank_that_never_comes_is_not_waited_for_longer_than_said(recipe: Path, tmp_path: Path) -> None:
     ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    command = [sys.executable, "-m", "posttrain", "train", str(recipe), "--output", str(tmp_path / "run")]
-    result = subprocess.run(
-        [*command, "training.collective_timeout_seconds=2"],
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | ranks,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=WHOLE_SECONDS,
-    )
-    assert result.returncode == 1
-    assert "the run failed: rank 0 of 2 lost the others" in result.stderr
-    assert "training.collective_timeout_seconds (2)" in result.stderr
+    run = Run(recipe, tmp_path / "run", "training.collective_timeout_seconds=2", environment=ranks)
+    assert run.status(DEADLINE_SECONDS) == 1
+    assert "the run failed: rank 0 of 2 lost the others" in run.printed
+    assert "training.collective_timeout_seconds (2)" in run.printed
 
 
 def test_nor_is_a_rank_whose_rollouts_ahead_never_come(
@@ -151,15 +149,11 @@ def test_nor_is_a_rank_whose_rollouts_ahead_never_come(
     tiny_recipe |= {"algorithm": {"name": "grpo"}, "rewards": [{"name": "stuck"}]}
     tiny_recipe["rollout"] |= {"max_staleness": 1, "max_draws": 2, "deadline_seconds": 1000.0}
     tiny_recipe["training"]["collective_timeout_seconds"] = 6.0
-    job = Job(write_recipe(tiny_recipe), tmp_path / "run")
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while "training.collective_timeout_seconds (6)" not in job.printed and time.monotonic() < deadline:
-        time.sleep(0.1)
-    printed = job.printed
-    for pid in job.pids:  # the stuck one does not see a polite signal
-        os.kill(pid, signal.SIGKILL)
-    assert job.status(DEADLINE_SECONDS) != 0
-    assert "the run failed: rank 0 of 2 lost the others" in printed
+    first, stuck = start_ranks(write_recipe(tiny_recipe), tmp_path / "run")
+    assert first.status(DEADLINE_SECONDS) == 1
+    stuck.kill_when(lambda: True)  # it does not see a polite signal
+    assert "the run failed: rank 0 of 2 lost the others" in first.printed
+    assert "training.collective_timeout_seconds (6)" in first.printed
 
 
 def test_the_first_fsdp_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_killed_at_a_random_moment(recipe: Path, tmp_path: Path, uninterrupted: 
 def test_terminated_politely_mid_window(recipe: Path, tmp_path: Path, uninterrupted: dict[str, bytes]) -> None:
     run = Run(recipe, tmp_path / "run")
     printed = run.kill_when(lambda: run.num_steps() >= 3, signal.SIGTERM)
-    assert run.process.returncode == 128 + signal.SIGTERM
+    assert run.status() == 128 + signal.SIGTERM
     assert "--resume" in printed
     assert "Traceback" not in printed
     _same_after_resume(recipe, tmp_path / "run", uninterrupted)
@@ -109,9 +109,8 @@ def test_resume_on_a_changed_recipe_says_what_differs(recipe: Path, tmp_path: Pa
     run = Run(recipe, tmp_path / "run", "training.steps=1")
     run.finish()
     changed = Run(recipe, tmp_path / "run", "--resume", "training.steps=1", "training.learning_rate=0.5")
-    printed = changed.process.communicate(timeout=60)[0]
-    assert changed.process.returncode == 2
-    assert "training.learning_rate: 0.001 -> 0.5" in printed
+    assert changed.status() == 2
+    assert "training.learning_rate: 0.001 -> 0.5" in changed.printed
 
 
 _VARIED_REWARD = '''

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,15 +10,10 @@ from typing import Any
 import pytest
 
 from posttrain.data.recorded import read, scan, shards
+from tests.trainer.processes import Run, run_ranks
 
-LAUNCH = Path(__file__).parents[2] / "recipes" / "launch" / "cpu_2.yaml"
 
-
-def _train(launcher: list[str], recipe: Path, output: Path) -> list[dict[str, Any]]:
-    command = [sys.executable, "-m", *launcher, "posttrain", "train", str(recipe), "--output", str(output)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
-    assert result.returncode == 0, result.stdout + result.stderr
+def _stored(output: Path) -> list[dict[str, Any]]:
     return [read(place) for place, _ in scan(shards(output), ["step"])]
 
 
@@ -34,8 +26,9 @@ def test_two_ranks_store_what_one_does(
     tiny_recipe["rewards"] = [{"name": "reasoning_gym", "strict": False}]
     tiny_recipe["training"] |= {"prompts_per_step": 5, "steps": 1}
     recipe = write_recipe(tiny_recipe)
-    launcher = ["accelerate.commands.launch", "--config_file", str(LAUNCH), "--main_process_port", "0", "-m"]
-    alone, both = _train([], recipe, tmp_path / "alone"), _train(launcher, recipe, tmp_path / "both")
+    Run(recipe, tmp_path / "alone").finish()
+    run_ranks(recipe, tmp_path / "both")
+    alone, both = _stored(tmp_path / "alone"), _stored(tmp_path / "both")
     assert [path.name for path in shards(tmp_path / "both")] == ["step_1_rank_0.parquet", "step_1_rank_1.parquet"]
     assert [row["rank"] for row in both] == [0] * 12 + [1] * 8
     ours = {(row["prompt_id"], row["sample"]): row for row in both}

