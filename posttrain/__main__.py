@@ -1,4 +1,4 @@
-"""The command line: train, eval, rollout, curate, demonstrate, serve, explain, report, list, doctor.
+"""The command line: a function below for each command, as `posttrain --help` lists them.
 
 Exit status: 0 done; 2 a mistake in what the user gave (one message, no traceback); 1 a failure of the run; 128 + the
 signal's number where a signal stopped it. Heavy packages are imported by the command that needs them.
@@ -293,6 +293,64 @@ def search(
 
     loaded = load_recipe(recipe, overrides or [], stop_at_warnings=False).recipe
     print(search_tasks(loaded, count, output, proposals=proposals, tries=tries, past=past, future=future))
+
+
+@app.command("label-steps")
+def label_steps(
+    recipe: RecipeArgument,
+    output: Annotated[Path, typer.Argument(help="The .jsonl or .parquet file to write.")],
+    overrides: Overrides = None,
+    count: Annotated[int, typer.Option(min=1, help="How many of the recipe's prompts.")] = 100,
+    samples: Annotated[int, typer.Option(min=1, help="Continuations from each step.")] = 8,
+    hard: Annotated[bool, typer.Option("--hard", help="A step is right where any of them is solved.")] = False,
+    separator: Annotated[str, typer.Option(help="What ends a step.")] = "\n",
+) -> None:
+    """Label the steps of a recipe's rollouts by how often rollouts that go on from there are solved."""
+    from posttrain.config.load import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [], stop_at_warnings=False)
+    from posttrain.trainer.label_steps import label_steps as run
+
+    print(run(loaded.recipe, output, count=count, samples=samples, hard=hard, separator=separator).text())
+
+
+@app.command()
+def prefer(
+    source: Annotated[str, typer.Argument(help="Recorded trajectories: a file, or a run's rollouts/.")],
+    output: Annotated[Path, typer.Argument(help="The .jsonl or .parquet file of preferences to write.")],
+    model: Annotated[str, typer.Option(help="The judge: a directory, hub id or endpoint's address.")],
+    settings: Annotated[list[str] | None, typer.Argument(help="The source's, as in a recipe.")] = None,
+    model_name: Annotated[str | None, typer.Option(help="Which of an endpoint's models.")] = None,
+    template: Annotated[Path | None, typer.Option(help="A file with {prompt}, {first} and {second}.")] = None,
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs of each prompt.")] = 4,
+    confidence: Annotated[float, typer.Option(help="Least chance of the preferred side, over both orders.")] = 0.75,
+    engine: Annotated[str, typer.Option(help="transformers or vllm.")] = "transformers",
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Have a judge compare recorded trajectories of the same prompt, and write what it prefers as preferences."""
+    from posttrain.curation.curate import source_settings
+    from posttrain.curation.prefer import ModelJudge, judge_of
+    from posttrain.curation.prefer import prefer as run
+    from posttrain.evaluation.model import NamedModel
+
+    judge = ModelJudge(NamedModel(model, engine, model_name), judge_of(template))
+    given = source_settings(source, settings or [])
+    print(run(given, output, judge, pairs_per_prompt=pairs, confidence=confidence, seed=seed, made_by=model).text())
+
+
+@app.command("judge-data")
+def judge_data(
+    source: Annotated[str, typer.Argument(help="Preferences: a file or hub dataset.")],
+    output: Annotated[Path, typer.Argument(help="The .jsonl or .parquet file of demonstrations to write.")],
+    settings: Annotated[list[str] | None, typer.Argument(help="The source's, as in a recipe.")] = None,
+    template: Annotated[Path | None, typer.Option(help="A file with {prompt}, {first} and {second}.")] = None,
+) -> None:
+    """Turn preferences into demonstrations of a judge that answers in words: both orders, to train with sft."""
+    from posttrain.curation.curate import source_settings
+    from posttrain.curation.judge_data import write_judge_rows
+    from posttrain.curation.prefer import judge_of
+
+    print(f"{write_judge_rows(source_settings(source, settings or []), output, judge_of(template)):,} demonstrations")
 
 
 @app.command(context_settings={"ignore_unknown_options": True})

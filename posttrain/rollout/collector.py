@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from posttrain.config.schema import EpisodeSettings
@@ -49,19 +49,29 @@ class Collector:
     reset_probability: float = 0.0
     limits: EpisodeSettings = field(default_factory=EpisodeSettings)
 
-    def collect(self, examples: Sequence[Example], group_size: int, seed: int, *, first_sample: int = 0) -> list[Group]:
+    def collect(
+        self,
+        examples: Sequence[Example],
+        group_size: int,
+        seed: int,
+        *,
+        first_sample: int = 0,
+        given: Sequence[tuple[int, ...]] | None = None,
+    ) -> list[Group]:
         """One group of `group_size` trajectories per example, in order, numbered from `first_sample`.
 
         Draws derive from (seed, example's id, its occurrence, sample, attempt, turn): give every call its own seed, or
         other samples of the same tasks. One that comes again in a call counts as the next occurrence. It runs an event
-        loop of its own, so it must not be called from inside a running one.
+        loop of its own, so it must not be called from inside a running one. given: the tokens that all completions of
+        an example begin with, in place of those of a reset.
         """
         seen: Counter[tuple[str, int]] = Counter()
         slots = []
-        for example in examples:
+        for number, example in enumerate(examples):
             place = example.id, example.occurrence
             samples = range(first_sample, first_sample + group_size)
-            slots += self._slots(example, example.occurrence + seen[place], samples, seed)
+            own = self._slots(example, example.occurrence + seen[place], samples, seed)
+            slots += own if given is None else [replace(slot, given=given[number]) for slot in own]
             seen[place] += 1
         trajectories = asyncio.run(self._play(slots, seed))
         if self.grader is not None:

@@ -15,7 +15,7 @@ from posttrain.batch import Source, TokenSequence
 from posttrain.data.chat import encode_prompt
 from posttrain.errors import DataError
 from posttrain.estimator.pairing import Chances, Judge
-from posttrain.trajectory import Prompt, Trajectory
+from posttrain.trajectory import Trajectory
 
 Score = Callable[[Sequence[TokenSequence]], list[TokenSequence]]
 """Fills in `old_logprobs`; every rank must take part."""
@@ -38,15 +38,6 @@ def judged(groups: Sequence[Sequence[Trajectory]], judge: Judge, tokenizer: Any,
     return [_chances(len(group), totals) for group in groups]
 
 
-def question(prompt: Prompt, first: str, second: str, judge: Judge) -> Prompt:
-    """What the judge is asked: plain text about plain text, a user's message about a conversation."""
-    if isinstance(prompt, str):
-        return judge.template.format(prompt=prompt, first=first, second=second)
-    alone = len(prompt) == 1
-    said = "\n\n".join(f"{m['content']}" if alone else f"{m['role']}: {m.get('content')}" for m in prompt)
-    return ({"role": "user", "content": judge.template.format(prompt=said, first=first, second=second)},)
-
-
 def _pairs(num: int) -> Iterator[tuple[int, int]]:
     return ((i, j) for i in range(num) for j in range(num) if i != j)
 
@@ -56,7 +47,7 @@ def _questions(
 ) -> Iterator[TokenSequence]:
     """Both labels after each ordered pair's question."""
     for number, (i, j) in enumerate(_pairs(len(group))):
-        asked = question(group[0].prompt, group[i].completion, group[j].completion, judge)
+        asked = judge.question(group[0].prompt, group[i].completion, group[j].completion)
         ids = encode_prompt(asked, tokenizer)
         for label in labels:
             mask = (False,) * len(ids) + (True,) * len(label)

@@ -10,6 +10,9 @@ from studies.j_bond import J_BOND
 from studies.oreal import OREAL
 from studies.osp import OSP
 from studies.p3o import P3O
+from studies.reward_models import REWARD_MODELS
 from studies.study import Study
+from studies.token_model import TOKEN_MODEL
 
-STUDIES: dict[str, Study] = {study.name: study for study in (HPT, OREAL, OSP, P3O, HYPO, DR_PO, J_BOND, DISTILL)}
+_PAPERS = (HPT, OREAL, OSP, P3O, HYPO, DR_PO, J_BOND, DISTILL)
+STUDIES: dict[str, Study] = {study.name: study for study in (*_PAPERS, REWARD_MODELS, TOKEN_MODEL)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -104,6 +105,24 @@ class Chance:
 
 
 @dataclass(frozen=True)
+class Decided:
+    """`length` letters by chance, solved where the one at `place` is the third of the letters: in half of the rows."""
+
+    length: int = 7
+    place: int = 3
+    letters: str = "abcdefgh"
+
+    def __call__(self, generator: random.Random) -> Row:
+        """One row."""
+        prompt, written = ("".join(generator.choices(self.letters, k=k)) for k in (5, self.length))
+        right = self.letters[2]
+        solved = generator.random() < 0.5
+        letter = right if solved else generator.choice(self.letters.replace(right, ""))
+        completion = written[: self.place] + letter + written[self.place + 1 :]
+        return {"prompt": prompt, "completion": completion, "reward": float(solved)}
+
+
+@dataclass(frozen=True)
 class Shifted:
     """Another task's rows, each with a whole number `shift` that belongs to its prompt."""
 
@@ -126,6 +145,37 @@ class Compared:
         row = self.task(generator)
         rejected = misspelt(str(row["answer"]), self.task.letters, generator)
         return {"prompt": row["prompt"], "chosen": row["answer"], "rejected": rejected}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Two spellings of a word backward with 0 to `most` wrong letters each, of which a noisy judge prefers one.
+
+    The gold reward is minus the number of wrong letters; the first is chosen with probability sigma(sharpness times
+    the difference of rewards). No two are alike.
+    """
+
+    task: Reverse
+    most: int = 3
+    sharpness: float = 1.0
+
+    def __call__(self, generator: random.Random) -> Row:
+        """One row, with the gold rewards of its sides."""
+        row = self.task(generator)
+        answer = str(row["answer"])
+        sides: list[tuple[str, int]] = []
+        while len(sides) < 2 or sides[0][0] == sides[1][0]:
+            sides = [self._side(answer, generator) for _ in range(2)]
+        chance = 1 / (1 + math.exp(-self.sharpness * (sides[0][1] - sides[1][1])))
+        chosen, rejected = sides if generator.random() < chance else sides[::-1]
+        gold = {"gold_chosen": chosen[1], "gold_rejected": rejected[1]}
+        return {"prompt": row["prompt"], "chosen": chosen[0], "rejected": rejected[0]} | gold
+
+    def _side(self, answer: str, generator: random.Random) -> tuple[str, int]:
+        written = answer
+        for _ in range(generator.randint(0, self.most)):
+            written = misspelt(written, self.task.letters, generator)
+        return written, -sum(a != b for a, b in zip(written, answer, strict=True))
 
 
 def misspelt(word: str, letters: str, generator: random.Random) -> str:

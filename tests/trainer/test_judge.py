@@ -18,7 +18,7 @@ from posttrain.estimator.pairing import Judge
 from posttrain.models.load import load_model
 from posttrain.models.policy import Policy
 from posttrain.models.tokenizer import character_tokenizer, load_tokenizer
-from posttrain.trainer.judge import judged, question
+from posttrain.trainer.judge import judged
 from posttrain.trainer.step import score
 from posttrain.trajectory import Prompt, StopReason, Trajectory, Turn
 
@@ -61,10 +61,10 @@ def test_both_orders_are_averaged() -> None:
 
 
 def test_questions() -> None:
-    assert question(CHAT, "a", "b", JUDGE) == ({"role": "user", "content": "best letter?~a~b~"},)
-    assert question("plain: ", "a", "b", JUDGE) == "plain: ~a~b~"
+    assert JUDGE.question(CHAT, "a", "b") == ({"role": "user", "content": "best letter?~a~b~"},)
+    assert JUDGE.question("plain: ", "a", "b") == "plain: ~a~b~"
     longer = ({"role": "system", "content": "Be brief."}, *CHAT)
-    (asked,) = question(longer, "a", "b", Judge())
+    (asked,) = Judge().question(longer, "a", "b")
     assert "Prompt: system: Be brief.\n\nuser: best letter?" in asked["content"]
     assert "Response A: a\n\nResponse B: b" in asked["content"]
 
@@ -90,7 +90,7 @@ def test_the_policys_own_probabilities(tiny_recipe: dict[str, Any]) -> None:
 
     @torch.no_grad()
     def label(first: str, second: str, text: str) -> float:
-        ids = encode_prompt(question(CHAT, first, second, judge), tokenizer)
+        ids = encode_prompt(judge.question(CHAT, first, second), tokenizer)
         answer = tokenizer.encode(text, add_special_tokens=False)
         logprobs = model(torch.tensor([[*ids, *answer]])).logits[0].log_softmax(-1)
         return sum(float(logprobs[len(ids) - 1 + place, token]) for place, token in enumerate(answer))
