@@ -353,6 +353,30 @@ def judge_data(
     print(f"{write_judge_rows(source_settings(source, settings or []), output, judge_of(template)):,} demonstrations")
 
 
+@app.command()
+def regenerate(
+    recipe: Annotated[str, typer.Argument(help="A recipe with a model, prompts, an environment and rewards.")],
+    output: Annotated[Path, typer.Argument(help="The .jsonl or .parquet file of recorded dialogues to write.")],
+    controller: Annotated[str, typer.Option(help="The model that reads dialogues and knows better.")],
+    overrides: Overrides = None,
+    count: Annotated[int, typer.Option(min=1, help="Tasks to play: the first of the recipe's prompts.")] = 100,
+    turns: Annotated[int, typer.Option(min=1, help="Lines of each dialogue to propose another for.")] = 1,
+    template: Annotated[
+        Path | None, typer.Option(help="A file with the question, {dialogue}, {reward}, {turn} and {line} in it.")
+    ] = None,
+    temperature: Annotated[float, typer.Option(min=0, help="Of the controller.")] = 0.7,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Of a proposed line.")] = 256,
+) -> None:
+    """Play dialogues, have a model say in hindsight what would have been better, and play on from there."""
+    from posttrain.config.load import load_recipe
+    from posttrain.curation.hindsight import TEMPLATE, ModelController
+    from posttrain.curation.hindsight import regenerate as run
+
+    loaded = load_recipe(recipe, overrides or [], stop_at_warnings=False).recipe
+    asked = ModelController(controller, template or TEMPLATE, temperature, max_tokens, loaded.seed)
+    print(run(loaded, count, output, asked, turns=turns).text())
+
+
 @app.command(context_settings={"ignore_unknown_options": True})
 def serve(
     name: Annotated[str, typer.Argument(help="A recipe, or a model's directory or hub id.")],

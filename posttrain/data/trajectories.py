@@ -30,6 +30,8 @@ RECORDED = ("trajectories", "steps", "attributes")
 def by_prompt(rows: Examples, kind: str = "trajectories") -> Examples:
     """One example a prompt, with the outcomes of all rows that ask it, in their order; reads every row once.
 
+    Rows that have a column `prompt_id` are of one prompt only where that agrees too: tasks of an environment may open
+    with the same words.
     A row that failed (its column `error` is set) has nothing to learn from: it is left out and counted as skipped.
     """
     groups: dict[str, list[Example]] = {}
@@ -39,7 +41,8 @@ def by_prompt(rows: Examples, kind: str = "trajectories") -> Examples:
             skipped += 1
             problem = problem or f"{example.id}: the rollout had failed: {example.columns['error']}"
         else:
-            groups.setdefault(json.dumps(example.prompt, sort_keys=True), []).append(example)
+            task = example.prompt, example.columns.get("prompt_id")
+            groups.setdefault(json.dumps(task, sort_keys=True), []).append(example)
     found = [replace(group[0], outcomes=tuple(map(partial(_outcome, kind), group))) for group in groups.values()]
     return replace(rows, num_examples=len(found), read=found.__getitem__, num_skipped=skipped, first_problem=problem)
 
@@ -55,7 +58,7 @@ def from_store(source: str, files: Sequence[Path], limit: int | None = None) -> 
         raise DataError(
             f"{source}: its shards are of different tokenizers: {', '.join(map(str, vocabularies.values()))}"
         )
-    groups: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    groups: dict[tuple[str, str], list[tuple[str, dict[str, Any]]]] = {}
     num_kept = num_skipped = 0
     problem = ""
     for place, row in scan(files, ("prompt", "prompt_id", "num_turns", "error", "reward", "solved")):
@@ -63,14 +66,14 @@ def from_store(source: str, files: Sequence[Path], limit: int | None = None) -> 
             num_skipped += 1
             problem = problem or f"{row['prompt_id']}: the rollout had failed: {row['error']}"
             continue
-        groups.setdefault(row["prompt"], []).append((place, row))
+        groups.setdefault((row["prompt"], row["prompt_id"]), []).append((place, row))
         num_kept += 1
         if num_kept == limit:
             break
     found = list(groups.items())
 
     def example(number: int) -> Example:
-        written, rows = found[number]
+        (written, _), rows = found[number]
         prompt: Any = json.loads(written)
         known: Prompt = prompt if isinstance(prompt, str) else tuple(prompt)
         return Example(f"{source}#{number}", known, outcomes=tuple(_stored(place, row) for place, row in rows))

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from posttrain.config.schema import EpisodeSettings
+from posttrain.data.chat import encode_text
 from posttrain.data.examples import Example
 from posttrain.environments import Environment
 from posttrain.errors import TooManyFailuresError
-from posttrain.rollout.engine import Engine, Request, Sampling, prompt_error
+from posttrain.rollout.engine import Completion, Engine, Request, Sampling, prompt_error
 from posttrain.rollout.episode import RunningEpisode, Slot
 from posttrain.rollout.resets import first_turn, given_tokens
 from posttrain.trajectory import EpisodeEnd, Group, StopReason, Trajectory
@@ -57,13 +58,15 @@ class Collector:
         *,
         first_sample: int = 0,
         given: Sequence[tuple[int, ...]] | None = None,
+        lines: Sequence[Sequence[str]] | None = None,
     ) -> list[Group]:
         """One group of `group_size` trajectories per example, in order, numbered from `first_sample`.
 
         Draws derive from (seed, example's id, its occurrence, sample, attempt, turn): give every call its own seed, or
         other samples of the same tasks. One that comes again in a call counts as the next occurrence. It runs an event
         loop of its own, so it must not be called from inside a running one. given: the tokens that all completions of
-        an example begin with, in place of those of a reset.
+        an example begin with, in place of those of a reset. lines: for each example what is said in the first turns, in
+        place of samples; their logprobs are written as 0.
         """
         seen: Counter[tuple[str, int]] = Counter()
         slots = []
@@ -71,7 +74,8 @@ class Collector:
             place = example.id, example.occurrence
             samples = range(first_sample, first_sample + group_size)
             own = self._slots(example, example.occurrence + seen[place], samples, seed)
-            slots += own if given is None else [replace(slot, given=given[number]) for slot in own]
+            own = own if given is None else [replace(slot, given=given[number]) for slot in own]
+            slots += own if lines is None else [replace(slot, lines=lines[number]) for slot in own]
             seen[place] += 1
         trajectories = asyncio.run(self._play(slots, seed))
         if self.grader is not None:
@@ -129,7 +133,9 @@ class Collector:
         if not requests:
             return
         start = time.monotonic()
-        completions = self.engine.generate(requests, self.sampling)
+        asked = [request for episode, request in zip(episodes, requests, strict=True) if episode.line is None]
+        drawn = iter(self.engine.generate(asked, self.sampling) if asked else [])
+        completions = [next(drawn) if one.line is None else self._written(one.line) for one in episodes]
         seconds = time.monotonic() - start
         said = [[*episode.given, *c.token_ids] for episode, c in zip(episodes, completions, strict=True)]
         texts = self.tokenizer.batch_decode(said, skip_special_tokens=True)
@@ -139,6 +145,11 @@ class Collector:
             episode.conversation.sampled(start_ids, ids)
         taken = zip(episodes, requests, completions, texts, strict=True)
         await asyncio.gather(*(one.take(asked.prompt_ids, answer, text) for one, asked, answer, text in taken))
+
+    def _written(self, line: str) -> Completion:
+        """A line that was not sampled, as a completion that ends there."""
+        ids = (*encode_text(line, self.tokenizer), *sorted(self.sampling.stop_token_ids)[:1])
+        return Completion(ids, (0.0,) * len(ids), StopReason.STOP, self.engine.policy_version)
 
     def _prompts(self, episodes: Sequence[RunningEpisode]) -> dict[int, tuple[int, ...]]:
         """The tokens that each episode's next completion continues, by the episode's id.

@@ -23,13 +23,15 @@ _T = TypeVar("_T")
 class Slot:
     """One trajectory to play. occurrence: the how-manieth time its example is in this call.
 
-    given: tokens that the first turn starts with (`rollout.resets`).
+    given: tokens that the first turn starts with (`rollout.resets`). lines: what is said in the first turns, in place
+    of what the policy would say.
     """
 
     example: Example
     occurrence: int
     sample: int
     given: tuple[int, ...] = ()
+    lines: Sequence[str] = ()
 
 
 class RunningEpisode:
@@ -68,6 +70,12 @@ class RunningEpisode:
     def given(self) -> tuple[int, ...]:
         """What the next completion continues beyond its prompt."""
         return () if self.trajectory.turns else self.slot.given
+
+    @property
+    def line(self) -> str | None:
+        """What is said next whatever the policy would say; None where the policy speaks."""
+        num_turns = len(self.trajectory.turns)
+        return self.slot.lines[num_turns] if num_turns < len(self.slot.lines) else None
 
     async def start(self, environment: Environment) -> None:
         """Reset. Every sample and attempt of an example gets the same seed: a group plays one and the same task."""
