@@ -77,8 +77,15 @@ class Player:
             memory_bytes=rollout.memory_bytes,
         )
         sampling = Sampling(rollout.max_tokens, opened.stop_ids, rollout.temperature, rollout.top_p, rollout.top_k)
-        how = {"attempts": rollout.attempts, "limits": recipe.episode}
-        self._collector = Collector(opened.engine, self._recorder, self._grader, opened.tokenizer, sampling, **how)
+        self._collector = Collector(
+            opened.engine,
+            self._recorder,
+            self._grader,
+            opened.tokenizer,
+            sampling,
+            rollout.attempts,
+            limits=recipe.episode,
+        )
         self._recipe = recipe
 
     def play(

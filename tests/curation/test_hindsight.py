@@ -129,8 +129,9 @@ def test_a_model_is_shown_the_end(recipe: Path, tmp_path: Path) -> None:
     controller = Yes()
     regenerate(load_recipe(recipe).recipe, 1, tmp_path / "dialogues.jsonl", controller)
     dialogue, turn = controller.places[0]
-    (asked,) = ModelController("x").prompt(dialogue, turn)
-    assert not isinstance(asked, str)
+    prompt = ModelController("x").prompt(dialogue, turn)
+    assert not isinstance(prompt, str)
+    (asked,) = prompt
     assert all(f"assistant: {line}" in asked["content"] for line in dialogue.lines)
     assert "user: 0: 2" in asked["content"] and "a score of 0.0" in asked["content"]
     assert f"line number {turn + 1} the assistant said:\n{dialogue.lines[turn]}\n" in asked["content"]
