@@ -10,12 +10,16 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+from posttrain.catalog.lookup import install_command
 from posttrain.environments import Environment, Observation, Step, told
 from posttrain.environments.processes import InProcesses
 from posttrain.environments.text_game_files import default_cache, game_file, game_spec
+from posttrain.errors import MissingDependencyError
 from posttrain.trajectory import Message
 
 INSTRUCTIONS = "You are playing a text adventure. Answer with one command, such as 'go north' or 'take the key'."
@@ -48,9 +52,11 @@ def text_game(
     game: the family's settings, as tw-make's (`text_game_files.FAMILIES`). grammar: of the texts (`GRAMMAR`).
     show_actions: each observation ends with the commands that the game would carry out. instructions: the system
     message, if any. cache: where games are kept (default: in the user's cache directory). RecipeError for settings that
-    TextWorld does not have.
+    TextWorld does not have, MissingDependencyError without TextWorld.
     """
     game_spec(family, game or {}, grammar or {}, {}, 0)
+    if find_spec("textworld") is None:
+        raise MissingDependencyError(f"text_game needs the package 'textworld': {install_command('textworld')}")
     settings = {
         "family": family,
         "game": game or {},
@@ -87,19 +93,18 @@ class TextGame:
         self._env: Any = None
         self._now: Any = None
         self._walk: list[str] = []
+        self._planner: _Planner | None = None
 
     def reset(self, columns: Mapping[str, Any], seed: int) -> Observation:
         """Make the row's game, where it is not there yet, and start it."""
         import textworld  # type: ignore[import-untyped]
 
         spec = game_spec(*self._game, columns, seed)
-        path = game_file(spec, self._cache)
-        infos = textworld.EnvInfos(
-            admissible_commands=True, policy_commands=True, won=True, lost=True, score=True, max_score=True,
-            objective=True, extras=["walkthrough"],
-        )  # fmt: skip
-        self._env = textworld.start(str(path), infos)
+        path = str(game_file(spec, self._cache))
+        infos = textworld.EnvInfos(admissible_commands=True, score=True, max_score=True, extras=["walkthrough"])
+        self._env = textworld.start(path, infos)
         self._now = self._env.reset()
+        self._planner = _Planner(path)
         self._name = spec.key
         self._walk = list(self._now["extra.walkthrough"] or ())
         opening: tuple[Message, ...] = told(self._text(_BANNER.sub("", self._now.feedback)))
@@ -114,6 +119,8 @@ class TextGame:
             return Step(Observation(actions=self._actions, state=self._anchor), invalid=problem)
         before, score = self._anchor, self._now.score or 0
         self._now, _, done = self._env.step(command)
+        if self._planner is not None:
+            self._planner.missed.append(command)
         carried_out = _SUCCEEDED.search(self._now.raw) is not None
         if not carried_out and not done:
             words = _clean(self._now.feedback) or "Nothing happens."
@@ -132,12 +139,14 @@ class TextGame:
 
     def expert(self) -> str | None:
         """The next command of the game's walkthrough; off it, of TextWorld's own plan; None where it has none."""
-        plan = self._walk or self._now.policy_commands or [None]
-        command: str | None = plan[0]
-        return command
+        if self._walk or self._planner is None:
+            return self._walk[0] if self._walk else None
+        return self._planner.next()
 
     def close(self) -> None:
-        """End the interpreter."""
+        """End the interpreters."""
+        if self._planner is not None:
+            self._planner.close()
         if self._env is not None:
             self._env.close()
             self._env = None
@@ -156,6 +165,36 @@ class TextGame:
     def _text(self, feedback: str) -> str:
         shown = _clean(feedback)
         return f"{shown}\nYou can: {'; '.join(self._actions)}" if self._show_actions else shown
+
+
+@dataclass
+class _Planner:
+    """TextWorld's own plan, from a second interpreter that is started when it is asked: planning slows every step.
+
+    missed: commands that were given to the game since.
+    """
+
+    path: str
+    missed: list[str] = field(default_factory=list)
+    env: Any = None
+    plan: list[str] = field(default_factory=list)
+
+    def next(self) -> str | None:
+        """The first command of the plan from here."""
+        if self.env is None:
+            import textworld
+
+            self.env = textworld.start(self.path, textworld.EnvInfos(policy_commands=True))
+            self.plan = self.env.reset().policy_commands
+        for command in self.missed:
+            self.plan = self.env.step(command)[0].policy_commands
+        self.missed.clear()
+        return self.plan[0] if self.plan else None
+
+    def close(self) -> None:
+        """End it."""
+        if self.env is not None:
+            self.env.close()
 
 
 def read_command(action: str) -> tuple[str, str | None]:

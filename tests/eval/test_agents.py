@@ -34,7 +34,10 @@ RECORDING = {
     ],
 }
 
-AGENTS: dict[str, dict[str, Any]] = {"android_control": {"data": [RECORDING]}}
+AGENTS: dict[str, dict[str, Any]] = {
+    "android_control": {"data": [RECORDING]},
+    "textworld": {"family": "coin_collector", "game": {"level": 2}, "size": 2, "max_turns": 4, "processes": 1},
+}
 """The settings with which each is tried; `data`: rows of a file."""
 
 
@@ -106,3 +109,8 @@ def test_sampling_settings(name: str) -> None:
     others = AGENTS[name] | ({"data": "file.jsonl"} if "data" in AGENTS[name] else {})
     made = catalog.build("eval", name, others | settings)
     assert {key: getattr(made, key) for key in settings} == settings
+
+
+def test_textworld_plays_games_that_training_does_not() -> None:
+    benchmark = catalog.build("eval", "textworld", AGENTS["textworld"])
+    assert [item.columns["seed"] for item in load_items(benchmark)] == [1_000_000, 1_000_001]
