@@ -28,14 +28,26 @@ if TYPE_CHECKING:
 _NEVER_MS = 2**31 - 1
 """A page would end its episode after ten seconds; the longest time that a browser's timer takes."""
 _MAX_WORDS = 160
+_BEGIN_AGAIN = """([seed, longest]) => {
+    for (const marked of document.querySelectorAll("[bid]")) marked.removeAttribute("bid");
+    delete window.browsergym_elem_counter;  // ids of elements count from 0 again
+    delete window.browsergym_frame_id_generator;
+    if (document.activeElement) document.activeElement.blur();
+    Math.seedrandom(seed);
+    core.EPISODE_MAX_TIME = longest;
+    core.startEpisodeReal();
+}"""
+"""As BrowserGym's `AbstractMiniwobTask.setup` begins an episode, in a page that it has set up already."""
 
 
 class BrowserEpisode:
     """A MiniWoB++ task in a page (`environments.processes.Playable`). chromium: the program."""
 
-    def __init__(self, *, chromium: str, view: View = "tree", screenshots: bool = False) -> None:
+    def __init__(
+        self, *, chromium: str, view: View = "tree", screenshots: bool = False, reload_pages: bool = True
+    ) -> None:
         self._pages = pages(chromium)
-        self._view, self._screenshots = view, screenshots
+        self._view, self._screenshots, self._reload = view, screenshots, reload_pages
         self._page: Page | None = None
         self._elements: list[Element] = []
 
@@ -43,12 +55,20 @@ class BrowserEpisode:
         """The task `columns["task"]` with the seed `columns["seed"]`, or `seed` where the row has none."""
         self.name = _task_name(columns)
         self._task = _tasks()[self.name](seed=int(columns.get("seed", seed)) % 2**32, episode_max_time=_NEVER_MS)
-        self._page = self._pages.take(**self._task.viewport)
-        self.goal: str = self._task.setup(self._page)[0]
+        self._page = self._pages.take(self._task.url, **self._task.viewport)
+        self.goal = self._begin(self._page)
         first = self._observe()
         if self._view == "compact":
             return first
         return replace(first, messages=({"role": "system", "content": _instructions()}, *first.messages))
+
+    def _begin(self, page: Page) -> str:
+        """Set up the task; its goal."""
+        if self._reload or page.url != self._task.url:
+            return str(self._task.setup(page)[0])
+        self._task.page = page
+        page.evaluate(_BEGIN_AGAIN, [self._task.random.randint(0, 1000000), _NEVER_MS])
+        return str(self._task._get_goal())
 
     def step(self, action: str) -> Step:
         """Carry out the one action in the text; reward 1.0 for a task achieved, 0.0 for one that ended otherwise."""

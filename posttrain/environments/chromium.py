@@ -47,15 +47,20 @@ class Pages:
         self._idle: list[Page] = []
         self._crashed: set[Page] = set()
 
-    def take(self, width: int, height: int) -> Page:
-        """A page of this size in CSS pixels; Chromium is started where it is not, or no longer, running."""
+    def take(self, url: str, width: int, height: int) -> Page:
+        """A page of this size in CSS pixels, one that shows `url` if there is one that nobody uses.
+
+        Chromium is started where it is not, or no longer, running.
+        """
         if self._browser is None or not self._browser.is_connected():
             self._browser, self._idle, self._crashed = _launch(self._program), [], set()
-        while self._idle:
-            page = self._idle.pop()
-            if self.usable(page):
+        self._idle = [page for page in self._idle if self.usable(page)]
+        if self._idle:
+            page = next((page for page in self._idle if page.url == url), self._idle[0])
+            self._idle.remove(page)
+            if page.viewport_size != {"width": width, "height": height}:
                 page.set_viewport_size({"width": width, "height": height})
-                return page
+            return page
         page = self._browser.new_context(viewport={"width": width, "height": height}).new_page()
         page.on("crash", self._crash)
         return page

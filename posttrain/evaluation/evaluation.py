@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +18,7 @@ class Completed:
 
     answer: what the outcome reward read out of the completion (`posttrain.reward.Graded`); extracted: whether it found
     any, None where it reads no answers. counts: what the outcome reward counted (`posttrain.reward.Measured`).
+    part: of the benchmark's items, where they come in several (`Benchmark.by`).
     """
 
     id: str
@@ -31,6 +32,7 @@ class Completed:
     answer: str | None = None
     extracted: bool | None = None
     counts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    part: str = ""
 
 
 @dataclass(frozen=True)
@@ -140,10 +142,30 @@ class Evaluation:
         most = max((n for n, _ in self.counts), default=0)
         return {k: mean_pass_at_k(self.counts, k) for k in sorted({*powers, self.samples}) if k <= most}
 
+    @cached_property
+    def parts(self) -> dict[str, Evaluation]:
+        """The same of each part of the items alone, by name; none where they come in one part."""
+        names = dict.fromkeys(one.part for one in self.completions if one.part)
+        return {
+            name: replace(self, completions=tuple(one for one in self.completions if one.part == name))
+            for name in names
+        }
+
     @property
     def first_error(self) -> str | None:
         """Why the first ungraded completion is ungraded."""
         return next((one.error for one in self.completions if one.solved is None), None)
+
+    def rate(self) -> dict[str, Any]:
+        """How many items there are and what share is solved: None where none was graded."""
+        graded = self.num_ungraded < len(self.completions)
+        return {
+            "n": self.n,
+            "num_solved": self.num_solved,
+            "num_ungraded": self.num_ungraded,
+            "pass_rate": self.pass_rate if graded else None,
+            "interval": list(self.interval) if graded else None,
+        }
 
     def summary(self) -> dict[str, Any]:
         """The figures: a line of evaluations.jsonl without its step."""
@@ -160,6 +182,7 @@ class Evaluation:
             "num_unanswered": self.num_unanswered,
             "num_tokens": self.num_tokens,
             **({"measures": self.measures} if self.measures else {}),
+            **({"parts": {name: own.rate() for name, own in self.parts.items()}} if self.parts else {}),
             "seconds": round(self.seconds, 3),
         }
 

@@ -102,15 +102,15 @@ def _play(
     played = collector.collect(items, benchmark.samples, seed)
     groups += played
     check_failure_rate(groups, max_failure_rate)
-    made = [completed(one, benchmark.outcome) for group in played for one in group.trajectories]
+    made = [completed(one, benchmark.outcome, benchmark.by) for group in played for one in group.trajectories]
     return Played(tuple(made), time.perf_counter() - start)
 
 
 _SAMPLES_AT_ONCE = 256
 
 
-def completed(trajectory: Trajectory, outcome: str) -> Completed:
-    """What an evaluation keeps of a graded trajectory; outcome: the reward whose answer counts."""
+def completed(trajectory: Trajectory, outcome: str, by: str | None = None) -> Completed:
+    """What an evaluation keeps of a graded trajectory; outcome: the reward whose answer counts; by: `Benchmark.by`."""
     value = trajectory.rewards.get(outcome)
     reads = isinstance(value, Graded) and value.reads_answer
     answer = value.answer if isinstance(value, Graded) else None
@@ -126,4 +126,5 @@ def completed(trajectory: Trajectory, outcome: str) -> Completed:
         answer=answer,
         extracted=answer is not None if reads else None,
         counts=value.counts if isinstance(value, Measured) else {},
+        part="" if by is None else str(trajectory.columns[by]),
     )

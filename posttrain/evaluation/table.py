@@ -12,7 +12,7 @@ from posttrain.evaluation.paired import Comparison
 
 
 def results_table(results: Sequence[Evaluation]) -> Table:
-    """A line a benchmark: rate and interval, and beside them what did not count."""
+    """A line a benchmark: rate and interval, and beside them what did not count; below it, its parts."""
     most = max(result.samples for result in results)
     optional = {
         f"pass@{most}": most > 1,
@@ -22,7 +22,11 @@ def results_table(results: Sequence[Evaluation]) -> Table:
     }
     heads = ["benchmark", "n", "pass rate", "95 % interval", *(head for head, shown in optional.items() if shown)]
     table = _table([*heads, "ungraded", "cut off", "tokens", "seconds"])
-    for result in results:
+    lines = [line for result in results for line in ((result.benchmark, result), *_parts(result))]
+    for name, result in lines:
+        if result.num_ungraded == len(result.completions):
+            table.add_row(escape(name), str(result.n), "all ungraded")
+            continue
         low, high = result.interval
         cells = {
             f"pass@{most}": f"{result.pass_at[most]:.1%}" if most in result.pass_at else "",
@@ -31,7 +35,7 @@ def results_table(results: Sequence[Evaluation]) -> Table:
             "unanswered": str(result.num_unanswered),
         }
         table.add_row(
-            escape(result.benchmark),
+            escape(name),
             str(result.n) if result.samples == 1 else f"{result.n} x {result.samples}",
             f"{result.pass_rate:.1%}",
             f"{low:.1%}-{high:.1%}",
@@ -39,9 +43,13 @@ def results_table(results: Sequence[Evaluation]) -> Table:
             str(result.num_ungraded),
             str(result.num_truncated),
             f"{result.num_tokens:,}",
-            f"{result.seconds:.1f}",
+            f"{result.seconds:.1f}" if name == result.benchmark else "",
         )
     return table
+
+
+def _parts(result: Evaluation) -> list[tuple[str, Evaluation]]:
+    return [(f"  {name}", part) for name, part in result.parts.items()]
 
 
 def comparison_table(found: Mapping[str, Comparison], first: str, second: str) -> Table:

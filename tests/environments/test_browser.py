@@ -54,21 +54,21 @@ def text(observation: Observation) -> str:
     return "\n".join(str(message["content"]) for message in observation.messages if isinstance(message, Mapping))
 
 
-async def solve(pages: Environment, task: str, seed: int) -> tuple[int, Step]:
-    """Steps of the expert, and the last of them."""
-    _, episode = await start(pages, task=task, seed=seed)
+async def solve(pages: Environment, task: str, seed: int) -> tuple[list[str], Step]:
+    """What the expert read, and where it got to."""
+    observation, episode = await start(pages, task=task, seed=seed)
     assert isinstance(episode, Guided)
-    number = 0
-    while number < 20:
-        number += 1
+    read = [text(observation)]
+    while len(read) < 20:
         action = await episode.expert()
         assert action is not None, f"{task} {seed}: the expert sees nothing to do"
         step = await episode.step(action)
         assert step.invalid is None, f"{task} {seed}: {action}: {step.invalid}"
         if step.terminated:
             break
+        read.append(text(step.observation))
     await episode.close()
-    return number, step
+    return read, step
 
 
 def test_a_row_and_its_seed_are_one_page(pages: Environment) -> None:
@@ -86,14 +86,28 @@ def test_a_row_and_its_seed_are_one_page(pages: Environment) -> None:
 
 
 def test_experts_solve_their_tasks(pages: Environment) -> None:
-    async def all_of_them() -> dict[str, tuple[int, Step]]:
+    async def all_of_them() -> dict[str, tuple[list[str], Step]]:
         return {task: await solve(pages, task, 1) for task in EXPERTS}
 
     ends = asyncio.run(all_of_them())
     assert {task: step.solved for task, (_, step) in ends.items()} == dict.fromkeys(EXPERTS, True)
     assert all(step.reward == 1.0 for _, step in ends.values())
-    assert ends["enter-text"][0] == 2
-    assert ends["login-user"][0] == 3
+    assert len(ends["enter-text"][0]) == 2
+    assert len(ends["login-user"][0]) == 3
+
+
+def test_an_episode_begun_in_a_used_page_is_the_same(pages: Environment) -> None:
+    used = browser(view="compact", processes=1, reload_pages=False)
+
+    async def seeds(environment: Environment, *seeds: int) -> list[list[str]]:
+        return [
+            (await solve(environment, task, seed))[0] for task in ("click-dialog-2", "enter-text") for seed in seeds
+        ]
+
+    try:
+        assert asyncio.run(seeds(used, 2, 3, 2)) == asyncio.run(seeds(pages, 2, 3, 2))
+    finally:
+        used.close()
 
 
 def test_the_wrong_end_earns_nothing(pages: Environment) -> None:

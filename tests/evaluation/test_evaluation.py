@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from io import StringIO
 
 import pytest
+from rich.console import Console
 
 from posttrain.evaluation.evaluation import Completed, Evaluation
 from posttrain.evaluation.statistics import bootstrap_mean, wilson
+from posttrain.evaluation.table import results_table
 from posttrain.trajectory import StopReason
 
 
@@ -85,9 +89,30 @@ def test_json_holds_figures_and_completions() -> None:
         "answer": None,
         "extracted": None,
         "counts": {},
+        "part": "",
     }
 
 
 def test_nothing_graded_has_no_rate() -> None:
     with pytest.raises(ValueError, match="no item"):
         _ = _evaluation([[None]]).pass_rate
+
+
+def test_parts_have_rates_of_their_own() -> None:
+    whole = _evaluation([[True], [False], [None], [True]])
+    names = ("click", "click", "type", "click")
+    result = replace(
+        whole, completions=tuple(replace(one, part=name) for one, name in zip(whole.completions, names, strict=True))
+    )
+    assert not whole.parts
+    assert "parts" not in whole.summary()
+    assert result.summary()["parts"] == {
+        "click": {"n": 3, "num_solved": 2, "num_ungraded": 0, "pass_rate": 2 / 3, "interval": list(wilson(2, 3))},
+        "type": {"n": 1, "num_solved": 0, "num_ungraded": 1, "pass_rate": None, "interval": None},
+    }
+    console = Console(width=100, file=StringIO())
+    console.print(results_table([result]))
+    lines = [line.split() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    assert [line[0] for line in lines] == ["benchmark", "tiny", "click", "type"]
+    assert lines[2][1:3] == ["3", "66.7%"]
+    assert lines[3][1:] == ["1", "all", "ungraded"]

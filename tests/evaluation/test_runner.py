@@ -73,6 +73,15 @@ def test_outcomes_are_counted_and_ungraded_ones_left_out(benchmark_of: Any, samp
     assert result.seconds > 0
 
 
+def test_the_values_of_a_column_have_rates_of_their_own(benchmark_of: Any, sampler: Any, grader: Grader) -> None:
+    parts = evaluate(benchmark_of(by="verdict"), *sampler, grader).parts
+    assert {name: (part.n, part.num_solved) for name, part in parts.items()} == {
+        "solved": (3, 3),
+        "wrong": (2, 0),
+        "raise": (1, 0),
+    }
+
+
 def test_greedy_repeats_under_every_seed(benchmark_of: Any, sampler: Any, grader: Grader) -> None:
     first, second = (evaluate(benchmark_of(), *sampler, grader, seed=seed) for seed in (0, 1))
     assert first.completions == second.completions
