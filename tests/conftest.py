@@ -77,7 +77,7 @@ TINY_RECIPE: dict[str, Any] = {
         "path": "reasoning_gym",
         "config": {"dataset": "chain_sum", "size": 64, "seed": 1, "min_terms": 2, "max_terms": 2, "max_digits": 1},
     },
-    "rewards": [{"name": "reasoning_gym"}],
+    "rewards": [{"name": "regex_match", "expression": r"\d+"}],
     "rollout": {"group_size": 4, "max_tokens": 8, "dtype": "float32", "reward_workers": 1},
     "training": {"steps": 4, "prompts_per_step": 4, "learning_rate": 1e-3},
     "checkpoint": {"every_steps": 1},

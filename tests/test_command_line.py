@@ -49,8 +49,8 @@ MISTAKES = [
     ("algorithm.gates=1", "gate"),
     ("algorithm.gate=often", "integer"),
     ("algorithm.gate=4", "at most 3"),
-    ("rewards.0.name=reasoning_gim", "reasoning_gym"),
-    ("rewards.0.strickt=true", "strict"),
+    ("rewards.0.name=regex_mach", "regex_match"),
+    ("rewards.0.hole=true", "whole"),
     ("demonstrations.0.path=nowhere.jsonl", "nowhere.jsonl"),
     ("demonstrations.0.config.dataset=chain_sums", "chain_sum"),
     ("model.config.hiden_size=8", "hidden_size"),
@@ -164,7 +164,7 @@ def test_rollout_prints_episodes(
 ) -> None:
     status, printed, _ = posttrain("rollout", str(write_recipe(tiny_recipe)), "--count", "2")
     assert status == 0
-    assert printed.count("reward 0 (reasoning_gym 0)") == 2
+    assert printed.count("reward 0 (regex_match 0)") == 2
     assert "user: " in printed
 
 
