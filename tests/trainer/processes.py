@@ -61,10 +61,11 @@ class Run:
         """Up to now."""
         return self._log.read_text() if self._log.exists() else ""
 
-    def status(self, within_seconds: float = 120) -> int:
+    def status(self, within_seconds: float = 300) -> int:
         """Wait for the end; the exit status, of a signal -number."""
         self.process.join(within_seconds)
         status = self.process.exitcode
+        self.process.kill()  # where it still runs: the tests would wait for it at their end
         assert status is not None, f"still running after {within_seconds} s: {self.printed}"
         return status
 
