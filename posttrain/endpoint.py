@@ -1,7 +1,7 @@
 """A client of OpenAI-compatible servers: completions with deadlines, retries and a limit of requests at a time.
 
-What a request leaves out (penalties, top_k) is as the server's own defaults have it. The key is read from the
-environment (OPENAI_API_KEY) and sent to that server alone.
+What a request leaves out (penalties, top_k) is as the server's own defaults have it. The key is read from an
+environment variable (OPENAI_API_KEY unless another is named) and sent to that server alone.
 """
 
 from __future__ import annotations
@@ -24,11 +24,7 @@ _LIST_SECONDS = 30.0
 _MOST_PAUSE_SECONDS = 60.0
 _SHOWN_CHARACTERS = 300
 _BUSY = (408, 409, 425, 429)
-_UNUSABLE = {
-    401: f"the key is read from {KEY}",
-    403: f"the key is read from {KEY}",
-    404: "--model-name, or the address",
-}
+_UNUSABLE = {401: "the key is read from {key}", 403: "the key is read from {key}", 404: "--model-name, or the address"}
 
 
 class EndpointError(Exception):
@@ -68,6 +64,7 @@ class Endpoint:
     request_seconds: float = 600.0
     attempts: int = 5
     pause_seconds: float = 1.0
+    key: str = KEY
 
     async def ask(self, requests: Sequence[tuple[Prompt, Mapping[str, Any]]]) -> list[Answer | EndpointError]:
         """An answer, or why there is none, to each (prompt, fields), in order; `concurrency` are under way at a time.
@@ -83,7 +80,9 @@ class Endpoint:
             async with free:
                 return await self._patiently(session, prompt, fields)
 
-        async with aiohttp.ClientSession(headers=_headers(), connector=aiohttp.TCPConnector(limit=0)) as session:
+        async with aiohttp.ClientSession(
+            headers=_headers(self.key), connector=aiohttp.TCPConnector(limit=0)
+        ) as session:
             return list(await asyncio.gather(*(one(session, *request) for request in requests)))
 
     async def _patiently(
@@ -96,7 +95,8 @@ class Endpoint:
                 return await self._once(session, prompt, fields)
             except EndpointError as error:
                 if error.status in _UNUSABLE:
-                    raise UserError(f"{self.url}, model {self.model}: {error}; {_UNUSABLE[error.status]}") from error
+                    hint = _UNUSABLE[error.status].format(key=self.key)
+                    raise UserError(f"{self.url}, model {self.model}: {error}; {hint}") from error
                 if not error.again or attempt >= self.attempts:
                     return error
                 asked = self.pause_seconds * 2 ** (attempt - 1) if error.wait_seconds is None else error.wait_seconds
@@ -119,34 +119,34 @@ class Endpoint:
             raise EndpointError(f"an answer of another form: {str(content)[:_SHOWN_CHARACTERS]}") from error
 
 
-def find_endpoint(url: str, model: str | None, concurrency: int = 32) -> Endpoint:
+def find_endpoint(url: str, model: str | None, concurrency: int = 32, key: str = KEY) -> Endpoint:
     """The endpoint at `url`, asked once for its models; model None is the only one that it has.
 
     UserError where nothing answers there, the key is refused, or it does not list the model.
     """
     url = url.rstrip("/")
     try:
-        known = asyncio.run(_models(url))
+        known = asyncio.run(_models(url, key))
     except EndpointError as error:
         hint = _UNUSABLE.get(
             error.status or 0, "allowed: the address of an OpenAI-compatible server, http://HOST:8000/v1"
         )
-        raise UserError(f"{url}: {error}; {hint}") from error
+        raise UserError(f"{url}: {error}; {hint.format(key=key)}") from error
     if model is None and len(known) == 1:
         (model,) = known
     if model is None:
         raise UserError(f"--model-name: missing; models at {url}: {', '.join(known) or 'it lists none'}")
     if known and model not in known:
         raise UserError(f"--model-name {model!r}: not a model at {url}; {did_you_mean(model, known)}")
-    return Endpoint(url, model, concurrency)
+    return Endpoint(url, model, concurrency, key=key)
 
 
-async def _models(url: str) -> list[str]:
+async def _models(url: str, key: str) -> list[str]:
     """The names of the models at `url`; none where it has no list of them."""
     import aiohttp
 
     try:
-        async with aiohttp.ClientSession(headers=_headers()) as session:
+        async with aiohttp.ClientSession(headers=_headers(key)) as session:
             content = await _call(session, "GET", url + "/models", _LIST_SECONDS)
         return [str(one["id"]) for one in content["data"]]
     except EndpointError as error:
@@ -191,8 +191,8 @@ def text_of(message: Mapping[str, Any]) -> str:
     return (message.get("content") or "") + "".join(f"\n<tool_call>\n{call}\n</tool_call>" for call in calls)
 
 
-def _headers() -> dict[str, str]:
-    key = os.environ.get(KEY)
+def _headers(variable: str) -> dict[str, str]:
+    key = os.environ.get(variable)
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 

@@ -90,11 +90,12 @@ class Trajectory:
 
     columns: the data row that the prompt came from (rewards read their columns from it). end: why the episode ended.
     outcome: the environment's own verdict, whether the task was achieved; None where it has none. rewards: each named
-    reward, None where it failed. reward: their weighted sum, None where any failed ("ungraded"). turn_rewards: how that
-    sum is spread over the turns, where a reward says so; None: all of it lies at the last. solved: whether the outcome
-    reward reached its full mark. error: the cause of a failure, in one line. dropped: why nothing is trained on it,
-    where so. generation_seconds, environment_seconds, grading_seconds: that the calls took which it was part of; they
-    do not count in comparisons.
+    reward, None where it failed. reward: their weighted sum, None where any failed ("ungraded"). shaping: the part of
+    it that says nothing about success; filters and pass rates do not read it. turn_rewards: how that sum is spread over
+    the turns, where a reward says so; None: all of it lies at the last. solved: whether the outcome reward reached its
+    full mark. error: the cause of a failure, in one line. dropped: why nothing is trained on it, where so.
+    generation_seconds, environment_seconds, grading_seconds: that the calls took which it was part of; they do not
+    count in comparisons.
     """
 
     prompt_id: str
@@ -107,6 +108,7 @@ class Trajectory:
     outcome: bool | None = None
     rewards: dict[str, float | None] = field(default_factory=dict)
     reward: float | None = None
+    shaping: float | None = None
     turn_rewards: tuple[float, ...] | None = None
     solved: bool | None = None
     error: str | None = None

@@ -47,7 +47,7 @@ MODEL = {
 class NoGrades:
     """Grades nothing: grading is not what is measured."""
 
-    def grade(self, trajectories: Sequence[Trajectory]) -> None:
+    def grade(self, trajectories: Sequence[Trajectory], group_size: int | None = None) -> None:
         """Nothing."""
 
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 LEVELS = (  # lowest first; parts of one level do not import each other
     {"children", "durable", "errors", "seccomp", "table"},
-    {"batch", "rows", "sandbox", "trajectory"},
+    {"batch", "reward_specs", "rows", "sandbox", "trajectory"},
     {"endpoint"},
     {"catalog"},
     {"reward", "config"},

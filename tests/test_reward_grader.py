@@ -172,7 +172,7 @@ def test_specs_are_checked(write: Write) -> None:
     write("star", 'def star(*texts):\n    """Star."""\n    return 1.0\n')
     with pytest.raises(RecipeError, match="at least one reward"):
         Grader([])
-    with pytest.raises(RecipeError, match="given twice"):
+    with pytest.raises(RecipeError, match="listed 2 times"):
         Grader([RewardSpec("says"), RewardSpec("says")])
     with pytest.raises(RecipeError, match="at most one"):
         Grader([RewardSpec("says", outcome=True), RewardSpec("length", outcome=True)])

@@ -7,7 +7,6 @@ Each rule is a small function of the recipe and its algorithm. An algorithm is k
 from __future__ import annotations
 
 import importlib.util
-from collections import Counter
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
@@ -15,6 +14,7 @@ from posttrain.catalog import Mistake, install_command
 from posttrain.config.asked import Algorithm
 from posttrain.config.correction import correctable
 from posttrain.config.schema import Recipe, RolloutSettings
+from posttrain.reward_specs import mistakes_of
 
 
 def impossible(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
@@ -94,12 +94,8 @@ def _unrewarded(_: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
 def _rewards(recipe: Recipe, algorithm: Algorithm) -> Iterator[Mistake]:
     if algorithm.grades_rollouts and "rollouts" in algorithm.sources and not recipe.rewards:
         yield Mistake(("rewards",), f"missing: algorithm {algorithm.name!r} reads rewards; allowed: a list of rewards")
-    for name, count in Counter(reward.name for reward in recipe.rewards).items():
-        if count > 1:
-            yield Mistake(("rewards",), f"{name!r} is listed {count} times; allowed: each reward once")
-    outcomes = [reward.name for reward in recipe.rewards if reward.outcome]
-    if len(outcomes) > 1:
-        yield Mistake(("rewards",), f"{' and '.join(outcomes)} are both `outcome: true`; allowed: at most one")
+    for text in mistakes_of(recipe.rewards):
+        yield Mistake(("rewards",), text)
 
 
 def _partner(recipe: Recipe, _: Algorithm) -> Iterator[Mistake]:

@@ -44,11 +44,16 @@ class Named(BaseModel):
 class RewardSettings(Named):
     """A reward, its weight in the sum, and whether its full mark (1.0) is what "solved" means.
 
-    The first reward is the outcome unless another says so.
+    The first reward that is no shaping is the outcome unless another says so. shaping: it is trained on, and no filter
+    and no pass rate reads it. gate: another reward of the list; where that has not its full mark, this one is 0 and is
+    not called. deadline_seconds: of one call (default: what its file says, else rollout.deadline_seconds).
     """
 
     weight: float = 1.0
     outcome: bool = False
+    shaping: bool = False
+    gate: str | None = None
+    deadline_seconds: PositiveFloat | None = None
 
 
 class BenchmarkSettings(Named):

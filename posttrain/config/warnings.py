@@ -244,14 +244,15 @@ def unchecked_outcome(recipe: Recipe, algorithm: Algorithm) -> Found:
     """A first reward that cannot know the answer, beside one that does."""
     if "rollouts" not in algorithm.sources or any(reward.outcome for reward in recipe.rewards):
         return
-    checking = [_reads_columns(reward.name) for reward in recipe.rewards]
-    if any(checking) and not checking[0]:
-        first, other = recipe.rewards[0].name, recipe.rewards[checking.index(True)].name
+    checking = {one.name: _reads_columns(one.name) for one in recipe.rewards if not one.shaping}
+    first = next(iter(checking), None)
+    if first is not None and any(checking.values()) and not checking[first]:
+        other = next(name for name, checks in checking.items() if checks)
         yield (
-            ("rewards", 0),
+            ("rewards", [one.name for one in recipe.rewards].index(first)),
             f"{first!r} is the first reward, so its full mark is what solved means, and it reads the completion alone",
             "gates, filters and pass_rate would count a form, not a right answer",
-            f"right: `outcome: true` at {other!r}, or list it first",
+            f"right: `outcome: true` at {other!r}, or list it first, or `shaping: true` at {first!r}",
         )
 
 

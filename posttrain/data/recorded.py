@@ -72,6 +72,7 @@ def schema() -> Any:
         "outcome": pa.bool_(),
         "rewards": pa.string(),
         "reward": pa.float64(),
+        "shaping": pa.float64(),
         "turn_rewards": pa.list_(pa.float64()),
         "solved": pa.bool_(),
         "error": pa.string(),

@@ -13,6 +13,7 @@ from posttrain.config.schema import EpisodeSettings, Named, PartnerSettings, Sou
 from posttrain.data.examples import Example
 from posttrain.errors import RecipeError
 from posttrain.reward import RewardSpec
+from posttrain.reward_specs import outcome_of
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Benchmark:
     @property
     def outcome(self) -> str:
         """The reward whose full mark is "solved"."""
-        return next((one.name for one in self.rewards if one.outcome), self.rewards[0].name)
+        return outcome_of(self.rewards)
 
     def with_samples(self, samples: int | None) -> Benchmark:
         """The same benchmark with this many completions per item; None leaves it as it is."""

@@ -3,38 +3,33 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from posttrain import catalog
-from posttrain.errors import RecipeError
 from posttrain.reward.graded import Graded
 from posttrain.reward.pool import WorkerPool
-from posttrain.reward.signature import RewardInputs
+from posttrain.reward.signature import RewardInputs, file_says
 from posttrain.reward.worker import Call, Failure, Outcome, Setup
+from posttrain.reward_specs import RewardSpec, check_specs, outcome_of, stages
 from posttrain.trajectory import Trajectory
 
-
-@dataclass(frozen=True)
-class RewardSpec:
-    """One reward of a recipe. weight: its factor in the sum. outcome: its full mark is what "solved" means."""
-
-    name: str
-    weight: float = 1.0
-    outcome: bool = False
-    settings: Mapping[str, Any] = field(default_factory=dict)
+Outcomes = dict[tuple[int, int], Outcome]
+"""(place of the trajectory, place of the reward) -> what came of it."""
 
 
 class Grader:
-    """Fills in `rewards`, `reward`, `solved` and `error` of trajectories.
+    """Fills in `rewards`, `reward`, `shaping`, `solved` and `error` of trajectories.
 
-    reward = sum_i weight_i * rewards[name_i]; solved = (the outcome reward >= 1). The outcome is the reward that says
-    so, else the first. Where a reward fails, its value, the sum and `solved` are None and `error` says why.
+    reward = sum_i weight_i * rewards[name_i], of which shaping is the part of the rewards that are only that; solved =
+    (the outcome reward >= 1). The outcome is the reward that says so, else the first that is no shaping. A reward whose
+    gate has not its full mark is 0, and is not called. Where a reward fails, its value, the sum and `solved` are None
+    and `error` says why.
     workers: processes. deadline_seconds, memory_bytes: what one call of one reward may use. failures: counts of
     "<reward>: <cause>" since the start, the cause an exception's name, "deadline", "memory", "worker died",
-    "returned None", "not a number", "not finite" or "missing column <name>".
+    "returned None", "not a number", "not finite", "gate" or "missing column <name>".
     """
 
     def __init__(
@@ -45,15 +40,21 @@ class Grader:
         deadline_seconds: float = 10.0,
         memory_bytes: int = 2 << 30,
     ) -> None:
-        _check_specs(rewards)
+        check_specs(rewards)
         self.rewards = tuple(rewards)
         self.failures: Counter[str] = Counter()
-        self._outcome = next((reward.name for reward in rewards if reward.outcome), rewards[0].name)
+        self._outcome = outcome_of(rewards)
+        self._stages = stages(rewards)
         settings = [catalog.check("rewards", reward.name, dict(reward.settings)) for reward in rewards]
-        self._inputs = [RewardInputs.of(reward.name, catalog.find("rewards", reward.name)) for reward in rewards]
+        functions = [catalog.find("rewards", reward.name) for reward in rewards]
+        self._inputs = [RewardInputs.of(reward.name, one) for reward, one in zip(rewards, functions, strict=True)]
+        deadlines = [
+            reward.deadline_seconds or file_says(function, "DEADLINE_SECONDS", deadline_seconds)
+            for reward, function in zip(rewards, functions, strict=True)
+        ]
         names = [reward.name for reward in rewards]
         self._pool = WorkerPool(
-            Setup(tuple(zip(names, settings, strict=True)), deadline_seconds, memory_bytes), workers
+            Setup(tuple(zip(names, settings, strict=True)), tuple(deadlines), memory_bytes), workers
         )
 
     def check_columns(self, columns: Iterable[str]) -> None:
@@ -62,31 +63,51 @@ class Grader:
         for inputs in self._inputs:
             inputs.check_columns(present)
 
-    def grade(self, trajectories: Sequence[Trajectory]) -> None:
+    def grade(self, trajectories: Sequence[Trajectory], group_size: int | None = None) -> None:
         """Grade in place; a trajectory that has an error already stays ungraded and costs no call.
 
-        Raises UserError where a reward raised one (the recipe or the data is wrong, not the rollout).
+        group_size: how many in a row are one prompt's, for rewards that compare them; None: those with the same prompt
+        id. Raises UserError where a reward raised one (the recipe or the data is wrong, not the rollout).
         """
-        outcomes: dict[tuple[int, int], Outcome] = {}
-        calls: list[Call] = []
-        keys: list[tuple[int, int]] = []
-        for row, trajectory in enumerate(trajectories):
-            if trajectory.error is not None:
-                continue
-            for column, inputs in enumerate(self._inputs):
-                missing = inputs.missing(trajectory)
-                if missing is None:
-                    keys.append((row, column))
-                    calls.append((column, inputs.read(trajectory)))
-                else:
-                    outcomes[row, column] = Failure(f"missing column {missing}", "its row lacks it")
-        outcomes.update(zip(keys, self._pool.run(calls), strict=True))
+        groups = list(_groups(trajectories, group_size))
+        outcomes: Outcomes = {}
+        for stage in self._stages:
+            calls: list[Call] = []
+            asked: list[tuple[list[int], int]] = []
+            for column in stage:
+                for rows in self._to_call(column, trajectories, groups, outcomes):
+                    asked.append((rows, column))
+                    calls.append((column, self._inputs[column].read([trajectories[row] for row in rows])))
+            for (rows, column), answer in zip(asked, self._pool.run(calls), strict=True):
+                each = answer if isinstance(answer, list) else [answer] * len(rows)
+                outcomes.update(((row, column), one) for row, one in zip(rows, each, strict=True))
         for row, trajectory in enumerate(trajectories):
             if trajectory.error is None:
                 self._record(trajectory, [outcomes[row, column] for column in range(len(self.rewards))])
             else:
                 trajectory.rewards = {reward.name: None for reward in self.rewards}
-                trajectory.reward = trajectory.turn_rewards = trajectory.solved = None
+                trajectory.reward = trajectory.shaping = trajectory.turn_rewards = trajectory.solved = None
+
+    def _to_call(
+        self, column: int, trajectories: Sequence[Trajectory], groups: Sequence[list[int]], outcomes: Outcomes
+    ) -> Iterator[list[int]]:
+        """The trajectories of each call of one reward; what needs no call is put into `outcomes`."""
+        inputs, gate = self._inputs[column], self.rewards[column].gate
+        gated_by = next((place for place, one in enumerate(self.rewards) if one.name == gate), None)
+        for group in groups:
+            rows = []
+            for row in group:
+                missing = inputs.missing(trajectories[row])
+                before = 1.0 if gated_by is None else outcomes[row, gated_by]
+                if isinstance(before, Failure):
+                    outcomes[row, column] = Failure("gate", f"{gate} is ungraded")
+                elif before < 1.0:
+                    outcomes[row, column] = 0.0
+                elif missing is not None:
+                    outcomes[row, column] = Failure(f"missing column {missing}", "its row lacks it")
+                else:
+                    rows.append(row)
+            yield from ([rows] if inputs.grouped else [[row] for row in rows]) if rows else ()
 
     def _record(self, trajectory: Trajectory, outcomes: Sequence[Outcome]) -> None:
         values: dict[str, float] = {}
@@ -98,11 +119,12 @@ class Grader:
             else:
                 values[reward.name] = outcome
         trajectory.rewards = {reward.name: values.get(reward.name) for reward in self.rewards}
-        trajectory.reward = trajectory.turn_rewards = trajectory.solved = None
+        trajectory.reward = trajectory.shaping = trajectory.turn_rewards = trajectory.solved = None
         if errors:
             trajectory.error = "; ".join(errors)
         else:
             trajectory.reward = sum(reward.weight * values[reward.name] for reward in self.rewards)
+            trajectory.shaping = sum(reward.weight * values[reward.name] for reward in self.rewards if reward.shaping)
             trajectory.turn_rewards = self._spread(values, len(trajectory.turns))
             trajectory.solved = values[self._outcome] >= 1.0
 
@@ -138,12 +160,12 @@ def _text(failure: Failure) -> str:
     return failure.message if failure.message.startswith(failure.kind) else f"{failure.kind}: {failure.message}"
 
 
-def _check_specs(rewards: Sequence[RewardSpec]) -> None:
-    if not rewards:
-        raise RecipeError("rewards: rollouts are graded by at least one reward, and none is given")
-    repeated = [name for name, count in Counter(reward.name for reward in rewards).items() if count > 1]
-    if repeated:
-        raise RecipeError(f"rewards: '{repeated[0]}' is given twice; each reward once")
-    outcomes = [reward.name for reward in rewards if reward.outcome]
-    if len(outcomes) > 1:
-        raise RecipeError(f"rewards: {' and '.join(outcomes)} both say outcome: true; at most one may")
+def _groups(trajectories: Sequence[Trajectory], group_size: int | None) -> Iterator[list[int]]:
+    """The places of each prompt's trajectories, without those that failed."""
+    rows = list(range(len(trajectories)))
+    if group_size is None:
+        together = [list(group) for _, group in groupby(rows, lambda row: trajectories[row].prompt_id)]
+    else:
+        together = [rows[start : start + group_size] for start in range(0, len(rows), group_size)]
+    for group in together:
+        yield [row for row in group if trajectories[row].error is None]

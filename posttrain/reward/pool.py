@@ -20,7 +20,7 @@ from typing import Any
 
 from posttrain import children
 from posttrain.errors import RunError, UserError
-from posttrain.reward.worker import Begun, Call, Failure, Leaving, Mistake, Outcome, Setup, Started
+from posttrain.reward.worker import Answer, Begun, Call, Failure, Leaving, Mistake, Setup, Started
 
 START_SECONDS = 120.0
 MAX_FAILED_STARTS = 3
@@ -57,6 +57,7 @@ class WorkerPool:
         self._num_workers = num_workers
         self._workers: list[_Worker] = []
         self._failed_starts = 0
+        self._deadlines: list[float] = []  # of the calls of the present run
         self._end = weakref.finalize(self, _kill_all, self._workers, os.getpid())
         self._fill()
 
@@ -64,15 +65,16 @@ class WorkerPool:
         """Kill the workers; also happens at interpreter exit."""
         self._end()
 
-    def run(self, calls: Sequence[Call]) -> list[Outcome]:
+    def run(self, calls: Sequence[Call]) -> list[Answer]:
         """The outcome of each call, in order.
 
         Raises UserError where a reward raised one, RunError where workers cannot start or the pool is closed.
         """
         if not self._end.alive:
             raise RunError("the reward workers were closed")
-        outcomes: dict[int, Outcome] = {}
+        outcomes: dict[int, Answer] = {}
         pending = deque(range(len(calls)))
+        self._deadlines = [self._setup.deadlines_seconds[reward] for reward, _ in calls]
         try:
             while len(outcomes) < len(calls):
                 self._fill()
@@ -107,7 +109,7 @@ class WorkerPool:
             worker.begun = False
             worker.since = time.monotonic()
 
-    def _receive(self, worker: _Worker, outcomes: dict[int, Outcome], pending: deque[int]) -> None:
+    def _receive(self, worker: _Worker, outcomes: dict[int, Answer], pending: deque[int]) -> None:
         """Take everything the worker has sent."""
         try:
             while worker.pipe.poll():
@@ -135,7 +137,7 @@ class WorkerPool:
         worker.ready = True
         self._failed_starts = 0
 
-    def _died(self, worker: _Worker, outcomes: dict[int, Outcome], pending: deque[int]) -> None:
+    def _died(self, worker: _Worker, outcomes: dict[int, Answer], pending: deque[int]) -> None:
         """The running call is the cause; a worker that never got ready counts against starting at all."""
         running = worker.calls.popleft() if worker.begun and worker.calls else None
         returncode = self._give_up(worker, pending)
@@ -145,9 +147,9 @@ class WorkerPool:
                 raise RunError(f"reward workers end before they are ready ({_describe(returncode)})")
         if running is not None:
             late = returncode == -signal.SIGALRM
-            outcomes[running] = self._late() if late else Failure("worker died", _describe(returncode))
+            outcomes[running] = self._late(running) if late else Failure("worker died", _describe(returncode))
 
-    def _enforce_deadlines(self, outcomes: dict[int, Outcome], pending: deque[int]) -> None:
+    def _enforce_deadlines(self, outcomes: dict[int, Answer], pending: deque[int]) -> None:
         now = time.monotonic()
         for worker in list(self._workers):
             limit = self._limit_seconds(worker)
@@ -155,17 +157,18 @@ class WorkerPool:
                 continue
             if not worker.begun:
                 raise RunError(f"a reward worker was not ready after {START_SECONDS:g} s")
-            outcomes[worker.calls.popleft()] = self._late()
+            running = worker.calls.popleft()
+            outcomes[running] = self._late(running)
             self._give_up(worker, pending)
 
     def _limit_seconds(self, worker: _Worker) -> float | None:
         """How long its present state may last; None: for ever (idle)."""
         if worker.ready and not worker.calls:
             return None
-        return self._setup.deadline_seconds if worker.begun else START_SECONDS
+        return self._deadlines[worker.calls[0]] if worker.begun else START_SECONDS
 
-    def _late(self) -> Failure:
-        return Failure("deadline", f"no result after {self._setup.deadline_seconds:g} s")
+    def _late(self, index: int) -> Failure:
+        return Failure("deadline", f"no result after {self._deadlines[index]:g} s")
 
     def _seconds_to_deadline(self) -> float:
         """How long to wait for messages before a deadline must be looked at."""

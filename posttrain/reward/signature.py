@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +44,8 @@ class RewardInputs:
     """The inputs of one reward. required: without default. optional: passed where the row has the column.
 
     batched: it has TRL's signature, `def name(prompts, completions, <columns>, **kwargs) -> list[float]`: every input
-    is a list, here of one, and kwargs, where it has them (`everything`), take all columns of the row.
+    is a list, and kwargs, where it has them (`everything`), take all columns of the row. grouped: these lists hold all
+    trajectories of one prompt, where its file says WHOLE_GROUPS = True, else one.
     """
 
     reward: str
@@ -51,10 +53,11 @@ class RewardInputs:
     optional: tuple[str, ...]
     batched: bool = False
     everything: bool = False
+    grouped: bool = False
 
     @classmethod
     def of(cls, reward: str, function: Callable[..., Any]) -> RewardInputs:
-        """Read them from the function's signature; RecipeError where it has *args or **kwargs."""
+        """Read them from the function's signature and file; RecipeError where it has *args or **kwargs."""
         required: list[str] = []
         optional: list[str] = []
         parameters = inspect.signature(function).parameters
@@ -62,7 +65,7 @@ class RewardInputs:
         everything = False
         for parameter in parameters.values():
             if batched and parameter.kind is parameter.VAR_KEYWORD:
-                everything = True
+                everything = "Unpack" not in str(parameter.annotation)  # of settings that several parts share
                 continue
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 raise RecipeError(
@@ -72,7 +75,12 @@ class RewardInputs:
             if parameter.kind is parameter.KEYWORD_ONLY:
                 continue
             (required if parameter.default is parameter.empty else optional).append(parameter.name)
-        return cls(reward, tuple(required), tuple(optional), batched, everything)
+        grouped = is_grouped(function)
+        if grouped and not batched:
+            raise RecipeError(
+                f"reward '{reward}': WHOLE_GROUPS without lists; allowed: with TRL's signature, completions"
+            )
+        return cls(reward, tuple(required), tuple(optional), batched, everything, grouped)
 
     def check_columns(self, columns: Iterable[str]) -> None:
         """DataError where an input is neither of the trajectory's nor among `columns`."""
@@ -88,13 +96,16 @@ class RewardInputs:
         """The first required column that this trajectory's row lacks."""
         return next((n for n in self.required if n not in self._provided and n not in trajectory.columns), None)
 
-    def read(self, trajectory: Trajectory) -> dict[str, Any]:
-        """Keyword arguments for the call; what a trajectory provides goes before a column of the same name."""
-        provided = self._provided
-        wanted = {*self.optional, *trajectory.columns, *provided} if self.everything else set(self.optional)
-        names = [*self.required, *sorted(n for n in wanted if n in provided or n in trajectory.columns)]
-        values = {n: provided[n](trajectory) if n in provided else trajectory.columns[n] for n in names}
-        return {name: [value] for name, value in values.items()} if self.batched else values
+    def read(self, trajectories: Sequence[Trajectory]) -> dict[str, Any]:
+        """Keyword arguments for the call; what a trajectory provides goes before a column of the same name.
+
+        trajectories: one, or where it is `grouped` those of one prompt, whose rows have the same columns.
+        """
+        provided, first = self._provided, trajectories[0]
+        wanted = {*self.optional, *first.columns, *provided} if self.everything else set(self.optional)
+        names = [*self.required, *sorted(n for n in wanted if n in provided or n in first.columns)]
+        values = {n: [provided[n](t) if n in provided else t.columns[n] for t in trajectories] for n in names}
+        return dict(values) if self.batched else {name: value for name, (value,) in values.items()}
 
     @property
     def _provided(self) -> Mapping[str, Callable[[Trajectory], Any]]:
@@ -105,3 +116,13 @@ class RewardInputs:
 def is_batched(function: Callable[..., Any]) -> bool:
     """Whether it has TRL's signature, over lists."""
     return not _BATCHES.keys().isdisjoint(inspect.signature(function).parameters)
+
+
+def is_grouped(function: Callable[..., Any]) -> bool:
+    """Whether its lists hold whole groups."""
+    return bool(file_says(function, "WHOLE_GROUPS", False))
+
+
+def file_says(function: Callable[..., Any], name: str, otherwise: Any) -> Any:
+    """What the file that holds the reward says under `name`, a constant of the module."""
+    return getattr(sys.modules.get(function.__module__), name, otherwise)

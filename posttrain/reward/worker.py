@@ -23,8 +23,8 @@ from typing import Any
 
 from posttrain import catalog
 from posttrain.errors import UserError
-from posttrain.reward.graded import Graded, Measured
-from posttrain.reward.signature import is_batched
+from posttrain.reward.graded import Graded
+from posttrain.reward.signature import is_batched, is_grouped
 
 Reward = Callable[..., Any]
 Call = tuple[int, dict[str, Any]]
@@ -36,10 +36,10 @@ ORPHAN_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Setup:
-    """What a worker is told first. rewards: name and settings of each."""
+    """What a worker is told first. rewards: name and settings of each; deadlines_seconds: of a call of each."""
 
     rewards: tuple[tuple[str, dict[str, Any]], ...]
-    deadline_seconds: float
+    deadlines_seconds: tuple[float, ...]
     memory_bytes: int
 
 
@@ -76,6 +76,8 @@ class Leaving:
 
 
 Outcome = float | Failure
+Answer = Outcome | list[Outcome]
+"""What comes of a call: one outcome, or where it was about a whole group, one for each trajectory."""
 
 
 def main(descriptor: int) -> None:
@@ -112,6 +114,8 @@ def _load(name: str, settings: dict[str, Any]) -> Reward:
     if warm_up is not None:
         warm_up(**(settings if inspect.signature(warm_up).parameters else {}))
     reward = partial(function, **settings)
+    if is_grouped(function):
+        return partial(_each, reward)
     return partial(_only_one, reward) if is_batched(function) else reward
 
 
@@ -121,13 +125,26 @@ def _only_one(reward: Reward, **inputs: Any) -> Any:
     return value
 
 
+class _Each(list[Any]):
+    """The values of a group's trajectories."""
+
+
+def _each(reward: Reward, **inputs: Any) -> _Each:
+    """The values of a batch, as many as it has."""
+    values = _Each(reward(**inputs))
+    count = len(next(iter(inputs.values())))
+    if len(values) != count:
+        raise ValueError(f"{len(values)} values for {count} completions")
+    return values
+
+
 def _serve(pipe: Connection[Any, Any], rewards: Sequence[Reward], setup: Setup) -> bool:
     """Answer one list of calls; False where the worker should end."""
     calls: list[Call] = pipe.recv()
     pipe.send(Begun())
     for index, inputs in calls:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.setitimer(signal.ITIMER_REAL, setup.deadline_seconds + ORPHAN_SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, setup.deadlines_seconds[index] + ORPHAN_SECONDS)
         outcome = _call(rewards[index], inputs)
         signal.setitimer(signal.ITIMER_REAL, 0)
         pipe.send(outcome)
@@ -137,21 +154,25 @@ def _serve(pipe: Connection[Any, Any], rewards: Sequence[Reward], setup: Setup) 
     return True
 
 
-def _call(reward: Reward, inputs: dict[str, Any]) -> Outcome | Mistake:
-    """The value of one call, or why there is none."""
+def _call(reward: Reward, inputs: dict[str, Any]) -> Answer | Mistake:
+    """What one call returned, or why there is nothing."""
     try:
         value = reward(**inputs)
-        if value is None:
-            return Failure("returned None", "the reward could not grade it")
-        if isinstance(value, str | bytes) or not hasattr(value, "__float__"):
-            return Failure("not a number", f"returned {value!r:.100}")
-        number = value if isinstance(value, Graded | Measured) else float(value)
+        return [_outcome(one) for one in value] if isinstance(value, _Each) else _outcome(value)
     except UserError as error:
         return Mistake(str(error))
     except MemoryError as error:
         return Failure("memory", _one_line(error))
     except Exception as error:  # the boundary of rewards
         return Failure(type(error).__name__, _one_line(error))
+
+
+def _outcome(value: Any) -> Outcome:
+    if value is None:
+        return Failure("returned None", "the reward could not grade it")
+    if isinstance(value, str | bytes) or not hasattr(value, "__float__"):
+        return Failure("not a number", f"returned {value!r:.100}")
+    number = value if isinstance(value, Graded) else float(value)
     return number if math.isfinite(number) else Failure("not finite", f"returned {number}")
 
 

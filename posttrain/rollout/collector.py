@@ -26,8 +26,11 @@ if TYPE_CHECKING:
 class Grades(Protocol):
     """What the collector asks of a grader (`posttrain.reward.Grader`)."""
 
-    def grade(self, trajectories: Sequence[Trajectory]) -> None:
-        """Fill in rewards, reward, solved and error; a trajectory with an error stays ungraded."""
+    def grade(self, trajectories: Sequence[Trajectory], group_size: int | None = None) -> None:
+        """Fill in rewards, reward, solved and error; a trajectory with an error stays ungraded.
+
+        group_size: how many in a row are one prompt's.
+        """
         ...
 
 
@@ -80,7 +83,7 @@ class Collector:
         trajectories = asyncio.run(self._play(slots, seed))
         if self.grader is not None:
             start = time.monotonic()
-            self.grader.grade(trajectories)
+            self.grader.grade(trajectories, group_size)
             seconds = time.monotonic() - start
             for one in trajectories:
                 one.grading_seconds = seconds

@@ -11,7 +11,7 @@ from posttrain.algorithms import load
 from posttrain.algorithms.overview import paper_of
 from posttrain.batch import Source
 from posttrain.config import LoadedRecipe, Recipe, load_recipe, parse_settings
-from posttrain.config.schema import ModelSettings, TeacherSettings
+from posttrain.config.schema import ModelSettings, RewardSettings, TeacherSettings
 from posttrain.estimator import Algorithm, objective
 from posttrain.trainer.comparisons import needs_both_sides
 from posttrain.trainer.corrected import algorithm_of, correction_origins
@@ -119,7 +119,7 @@ def describe(recipe: Recipe, algorithm: Algorithm) -> dict[str, str]:
             + (f", played at most {rollout.max_staleness} phase(s) ahead" if rollout.max_staleness else "")
         )
         plan["resets"] = _resets(algorithm)
-        rewards = " + ".join(f"{reward.weight:g} {reward.name}" for reward in recipe.rewards)
+        rewards = " + ".join(map(_reward, recipe.rewards))
         plan["rewards"] = rewards or "none: nothing reads them"
     if Source.DEMONSTRATIONS in algorithm.sources:
         apart = rollouts and bool(recipe.prompts)
@@ -143,6 +143,12 @@ def describe(recipe: Recipe, algorithm: Algorithm) -> dict[str, str]:
     if recipe.final_evaluation is not None:
         plan["reported on"] = _shown(recipe.final_evaluation.name, recipe.final_evaluation.settings)
     return plan
+
+
+def _reward(reward: RewardSettings) -> str:
+    """Its part of the sum, as in "0.5 judge_pairwise [format_tags = 1]"."""
+    gate = f" [{reward.gate} = 1]" if reward.gate else ""
+    return f"{reward.weight:g} {reward.name}{gate}{' (shaping)' if reward.shaping else ''}"
 
 
 def _models(recipe: Recipe, algorithm: Algorithm) -> dict[str, str]:

@@ -32,6 +32,7 @@ def rollout_metrics(data: StepData, step: int, *, graded: bool, accelerator: Any
         len(with_reward),
         sum(t.stop_reason is StopReason.LENGTH for t in trajectories),
         sum(t.reward or 0.0 for t in with_reward),
+        sum(t.shaping or 0.0 for t in with_reward),
         sum(t.solved is True for t in with_reward),
         sum(t.num_completion_tokens for t in trajectories),
         sum(t.error is not None for t in trajectories),
@@ -39,12 +40,14 @@ def rollout_metrics(data: StepData, step: int, *, graded: bool, accelerator: Any
         sum(ages),
     ]
     sums = add_over_ranks(accelerator, torch.tensor(local, dtype=torch.float64)).tolist()
-    groups, dropped, num, num_graded, truncated, reward, solved, tokens, failed, turns, age = sums
+    groups, dropped, num, num_graded, truncated, reward, shaping, solved, tokens, failed, turns, age = sums
     oldest = largest_over_ranks(accelerator, max(ages, default=0))
     metrics = {"num_groups": groups, "num_dropped_groups": dropped}
     metrics |= {"num_graded": num_graded, "num_ungraded": num - num_graded} if graded else {"num_failed": failed}
     if num_graded:
         metrics |= {"reward_mean": reward / num_graded, "pass_rate": solved / num_graded}
+    if shaping:
+        metrics["shaping_mean"] = shaping / num_graded
     if num:
         metrics |= {"num_truncated": truncated, "completion_tokens_mean": tokens / num, "rollout_tokens": tokens}
     if turns:

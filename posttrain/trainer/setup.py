@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from posttrain.batch import Source
 from posttrain.config import Recipe
+from posttrain.config.schema import RewardSettings
 from posttrain.data.chat import encode_prompt, stop_token_ids
 from posttrain.estimator import Algorithm
 from posttrain.evaluation.model import Opened
@@ -49,7 +50,7 @@ def build(recipe: Recipe, output: Path, stack: ExitStack, say: Callable[[str], N
     algorithm = algorithm_of(recipe)
     check_models(recipe, algorithm)
     check_engine(recipe.rollout.engine, recipe.rollout.servers)
-    specs = [RewardSpec(r.name, r.weight, r.outcome, r.settings) for r in recipe.rewards]
+    specs = [reward_spec(reward) for reward in recipe.rewards]
     grader = _grader(recipe, specs, stack) if specs else None
     tokenizer = load_tokenizer(recipe.tokenizer, recipe.model)
     held_out = load_evaluations(recipe)
@@ -156,6 +157,19 @@ def _updater(recipe: Recipe, algorithm: Algorithm, policy: Policy | Scorer, acce
         tokens_per_microbatch=training.tokens_per_microbatch,
         max_grad_norm=training.max_grad_norm,
         critic=recipe.critic,
+    )
+
+
+def reward_spec(reward: RewardSettings) -> RewardSpec:
+    """The reward as a grader takes it."""
+    return RewardSpec(
+        reward.name,
+        reward.weight,
+        reward.outcome,
+        reward.settings,
+        shaping=reward.shaping,
+        gate=reward.gate,
+        deadline_seconds=reward.deadline_seconds,
     )
 
 

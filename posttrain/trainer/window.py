@@ -19,6 +19,7 @@ from posttrain.data.examples import Example
 from posttrain.data.stream import Stream
 from posttrain.estimator import Algorithm
 from posttrain.estimator.pairing import Chances
+from posttrain.reward_specs import outcome_of
 from posttrain.rollout.collector import Collector
 from posttrain.trainer.comparisons import usable
 from posttrain.trainer.redraw import Gather, redraw
@@ -161,7 +162,7 @@ class WindowBuilder:
         after = redraw(
             examples,
             groups,
-            outcome=next((one.name for one in self.recipe.rewards if one.outcome), self.recipe.rewards[0].name),
+            outcome=outcome_of(self.recipe.rewards),
             rounds=rollout.max_draws - 1,
             draw=self._next_prompts,
             play=lambda own, number: collector.collect(own, rollout.group_size, self._seed(index, number)),

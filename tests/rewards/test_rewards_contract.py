@@ -39,6 +39,7 @@ GOLD: dict[str, tuple[str, dict[str, Any]]] = {
     "episode_success": ("", {"episode_outcome": True}),
     "episode_return": ("", {"environment_rewards": [None, 1.0], "invalid_actions": [False, False]}),
     "recorded_steps": ("", {"states": ["step 1 of 1"], "off_path": [False]}),
+    "potential": ("", {"states": ["kitchen"], "potentials": {"kitchen": 0.5}}),
     "gui_action": (
         '<think>The tab.</think><action>{"action": "click", "coordinate": [540, 2273]}</action>',
         {"expected_action": {"action": "click", "coordinate": [540, 2273], "candidate_bbox": [[456, 2211, 624, 2337]]}},
@@ -79,9 +80,11 @@ GARBAGE = [
 MODELS = ["reward_model"]
 """What a model says: it has no gold completion but the one its model was taught; each has tests of its own."""
 SHAPING = ["language_consistency", "length_budget", "overlong", "repetition"]
-EPISODES = ["episode_return", "episode_success", "recorded_steps"]
+EPISODES = ["episode_return", "episode_success", "potential", "recorded_steps"]
 """They read what an environment said, and no completion."""
-ANSWERS = [name for name in REWARDS if name not in (*SHAPING, *MODELS, *EPISODES)]
+JUDGES = ["judge_debate", "judge_pairwise", "judge_pointwise", "judge_rubric"]
+"""They ask a server, over whole groups: see test_judges.py."""
+ANSWERS = [name for name in REWARDS if name not in (*SHAPING, *MODELS, *EPISODES, *JUDGES)]
 
 
 @pytest.fixture(params=ANSWERS)
@@ -93,7 +96,7 @@ def reward(request: pytest.FixtureRequest) -> Callable[..., float | None]:
 
 
 def test_every_reward_has_a_gold_completion_here() -> None:
-    assert set(REWARDS) == {*GOLD, *MODELS}
+    assert set(REWARDS) == {*GOLD, *MODELS, *JUDGES}
 
 
 @pytest.mark.parametrize("name", REWARDS)
@@ -101,9 +104,10 @@ def test_documented_and_readable(name: str) -> None:
     function = catalog.find("rewards", name)
     assert inspect.getdoc(function)
     inputs = RewardInputs.of(name, function)
-    assert {"completion", "num_tokens", "episode_outcome", "environment_rewards", "states"} & set(inputs.required)
+    known = {"completion", "completions", "num_tokens", "episode_outcome", "environment_rewards", "states"}
+    assert known & set(inputs.required)
     assert catalog.check("rewards", name, {}) is not None  # every setting has a default
-    inputs.check_columns(GOLD[name][1] if name in GOLD else {})
+    inputs.check_columns(GOLD[name][1] if name in GOLD else ())
 
 
 @pytest.mark.parametrize("name", ANSWERS)

@@ -57,7 +57,7 @@ class LengthGrader:
     def __init__(self, strict: bool = False) -> None:
         self.strict = strict
 
-    def grade(self, trajectories: Sequence[Trajectory]) -> None:
+    def grade(self, trajectories: Sequence[Trajectory], group_size: int | None = None) -> None:
         for trajectory in trajectories:
             odd = len(trajectory.completion) % 2 == 1
             if trajectory.error is None and not (odd and self.strict):

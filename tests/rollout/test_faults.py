@@ -104,7 +104,7 @@ def proxies(own: ServedEngine) -> Iterator[list[Proxy]]:
 class Grader:
     """1 for completions with an even sum of tokens; every seventh stays ungraded."""
 
-    def grade(self, trajectories: Sequence[Trajectory]) -> None:
+    def grade(self, trajectories: Sequence[Trajectory], group_size: int | None = None) -> None:
         for number, trajectory in enumerate(trajectories):
             if trajectory.error is None and number % 7:
                 trajectory.reward = float(sum(trajectory.turns[-1].completion_ids) % 2 == 0)
