@@ -20,9 +20,10 @@ from posttrain.reward.mathematics import (
     places_of,
     plain_number,
     same_text,
+    too_large,
 )
 
-_TAIL_CHARACTERS = 10_000
+_TAIL_CHARACTERS = 2_000
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # one behind a backslash is a sign
 _UNIT = re.compile(
     r"(?:[0-9}\s)]|\\,)\s*(?P<unit>(?:\\(?:text|mbox|mathrm)\s*\{[^{}]*\}|[A-Za-z]+)(?:\^\{?[0-9]\}?)?)\s*$"
@@ -107,7 +108,7 @@ def _compared(gold: str, final: str, mode: Literal["strict", "usual", "tolerant"
         return Graded(equal_numbers(theirs, ours, mode, tolerance, places), str(ours.value))
     if same_text(final, gold):
         return Graded(1.0, final)
-    if misread(final) or other_base(gold, final):
+    if misread(final) or other_base(gold, final) or too_large(final):
         return Graded(0.0, final)
     found = parse(f"\\boxed{{{final}}}")
     said = str(ours.value) if ours is not None else str(found[-1]) if found else None

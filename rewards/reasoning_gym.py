@@ -40,8 +40,9 @@ def reasoning_gym(
     """The dataset's own score of the answer: 1.0 or 0.0 where `strict`, else its partial credit in [0, 1].
 
     entry: the item as reasoning-gym generated it (question, answer, metadata with source_dataset). The answer is the
-    text in the completion's last <answer></answer>, else the whole completion. RecipeError for a dataset whose scorer
-    pays wrong answers, and, unless `allow_code_execution`, for one whose scorer runs the answer as code.
+    text in the completion's last <answer></answer>, else the whole completion; one with digits of another alphabet,
+    which int() reads, is wrong. RecipeError for a dataset whose scorer pays wrong answers, and, unless
+    `allow_code_execution`, for one whose scorer runs the answer as code.
     """
     name = str(entry["metadata"]["source_dataset"])
     _check(name, allow_code_execution)
@@ -49,6 +50,8 @@ def reasoning_gym(
 
     answer = extract_answer(completion)
     answer = completion.strip() if answer is None else answer
+    if any(one.isdecimal() and not one.isascii() and one not in str(entry.get("answer")) for one in answer):
+        return Graded(0.0, answer)
     try:
         score = float(_dataset(name).score_answer(answer, entry))
     except _RAISED_BY_WRONG_ANSWERS.get(name, ()):

@@ -18,6 +18,9 @@ Mode = Literal["strict", "usual", "tolerant"]
 MAX_CHARACTERS = 1000
 """Of an answer: no gold answer is as long, and parsing takes more than linear time."""
 
+MAX_DEPTH = 50
+"""Of brackets in an answer."""
+
 PLACES = 6
 """Decimal places to which a number that is written with decimals is compared; more where the gold answer has more."""
 
@@ -32,6 +35,7 @@ _AFTER_UNIT = re.compile(
     r"\\(?:text|mbox)\s*\{(?!\s*(?:or|and)\s*\})[^{}]*\}\s*(?:\^\{?[0-9]\}?|\{\^[0-9]\})?"
     r"(?=\s*(?:\\(?:[cft(\[]|sqrt|pi|div)|[0-9A-Za-z+*/(=-]))"
 )
+_TOWER = re.compile(r"(?:(?:\^|\*\*)[\s{(]*[^\s{}()^*]+[\s]*){3}|![\s)}\]]*!")
 _BASE = re.compile(r"_\{?([0-9]+)\}?\s*$")
 
 
@@ -161,6 +165,15 @@ def misread(answer: str) -> bool:
     inner = answer.strip().removeprefix("$").removesuffix("$").removeprefix("\\(").removesuffix("\\)")
     delimiters = re.search(r"\\[(\[]|(?<!\\)\$", inner) is not None
     return delimiters or inner.count("\\{") != inner.count("\\}") or _AFTER_UNIT.search(inner) is not None
+
+
+def too_large(answer: str) -> bool:
+    """Whether an answer is made to be computed for ever: towers of powers, factorials of factorials, deep brackets."""
+    depth = deepest = 0
+    for one in answer:
+        depth += (one in "([{") - (one in ")]}")
+        deepest = max(deepest, depth)
+    return deepest > MAX_DEPTH or _TOWER.search(answer) is not None
 
 
 def other_base(gold: str, answer: str) -> bool:

@@ -10,7 +10,7 @@ from math_verify import verify
 from posttrain.catalog import find
 from posttrain.errors import RecipeError
 from posttrain.reward import Grader, RewardSpec
-from posttrain.reward.mathematics import parse_answer, plain_number
+from posttrain.reward.mathematics import parse_answer, plain_number, too_large
 from posttrain.trajectory import StopReason, Trajectory, Turn
 
 math_answer = find("rewards", "math_answer")
@@ -66,6 +66,23 @@ def test_equal(completion: str, answer: str) -> None:
 )
 def test_not_equal(completion: str, answer: str) -> None:
     assert math_answer(completion, answer) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("answer", "large"),
+    [
+        ("9^{9^{9^9}}", True),
+        ("2^3^4^5", True),
+        ("((20!)!)!", True),
+        ("(" * 51 + "4" + ")" * 51, True),
+        ("x^{2^{n}} + y^{2^{n}}", False),
+        ("\\frac{(n+1)!}{n!}", False),
+        ("2^5 + 3^5 + 4^5 + 5^5", False),
+        ("\\sqrt{1 + \\sqrt{2 + \\sqrt{3 + \\sqrt{4}}}}", False),
+    ],
+)
+def test_answers_made_to_be_computed_for_ever(answer: str, large: bool) -> None:
+    assert too_large(answer) is large
 
 
 def test_boxed_only() -> None:
