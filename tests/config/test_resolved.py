@@ -77,4 +77,4 @@ def test_differences_name_both_values(folder):
     assert "rewards.1.name: 'shortness' -> (not set)" in found
     assert "evaluation.name: 'held_out' -> (not set)" in found
     assert "evaluation: (not set) -> null" in found
-    assert len(found) == 13
+    assert len(found) == 16
