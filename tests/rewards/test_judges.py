@@ -80,7 +80,7 @@ def test_a_judge_that_follows_places_prefers_nobody(serve: Callable[..., JudgeSe
 
 
 def test_rubric(serve: Callable[..., JudgeServer]) -> None:
-    server = serve(lambda asked: decide(asked, "yes no yes" if "22" in asked else "no no no"))
+    server = serve(lambda asked: decide(asked, "yes no yes" if "22 metres" in asked else "no no no"))
     assert rubric([QUESTION] * 2, TEXTS[:2], url=server.url) == pytest.approx([0.0, 2 / 3])
     assert rubric([QUESTION], TEXTS[1:2], url=server.url, weights=[1.0, 1.0, 2.0]) == [0.75]
     assert rubric([QUESTION], TEXTS[1:2], [["It names a unit."]], url=server.url) == [None]  # three words for one
@@ -182,7 +182,7 @@ def test_budget(serve: Callable[..., JudgeServer], tmp_path: Path) -> None:
 
 
 def test_servers_that_fail(serve: Callable[..., JudgeServer], monkeypatch: pytest.MonkeyPatch) -> None:
-    server = serve(lambda asked: 400 if "22" in asked else decide(asked, "5"))
+    server = serve(lambda asked: 400 if "22 metres" in asked else decide(asked, "5"))
     assert pointwise([QUESTION] * 3, TEXTS, url=server.url) == [0.5, None, 0.5]
     assert pointwise([QUESTION] * 3, TEXTS, url=server.url) == [0.5, None, 0.5]
     assert len(server.seen) == 4  # what failed is asked again, and alone
