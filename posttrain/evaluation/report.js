@@ -84,12 +84,14 @@ function chart(parent, spec) {
     draw("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: y(tick), y2: y(tick) }, svg);
     draw("text", { x: LEFT - 5, y: y(tick) + 3.5, "text-anchor": "end" }, svg).textContent = format(tick);
   }
-  const marks = ticks(from, to, 4).filter((tick) => Number.isInteger(tick) && tick >= first && tick <= last && x(tick) > LEFT + 4);
+  const axis = spec.axis || "step";
+  const whole = (tick) => spec.axis || Number.isInteger(tick);
+  const marks = ticks(from, to, 4).filter((tick) => whole(tick) && tick >= first && tick <= last && x(tick) > LEFT + 4);
   for (const tick of marks) {
     draw("text", { x: x(tick), y: HEIGHT - 8, "text-anchor": "middle" }, svg).textContent = tick.toLocaleString("en");
   }
   draw("text", { x: LEFT - 40, y: 10 }, svg).textContent = spec.unit;
-  draw("text", { x: LEFT - 5, y: HEIGHT - 8, "text-anchor": "end" }, svg).textContent = "step";
+  draw("text", { x: LEFT - 5, y: HEIGHT - 8, "text-anchor": "end" }, svg).textContent = axis;
 
   const cross = draw("line", { class: "cross", y1: TOP, y2: HEIGHT - BOTTOM }, svg);
   const dots = spec.series.map((series, i) => {
@@ -114,7 +116,7 @@ function chart(parent, spec) {
       return best;
     });
     const at = spec.series[0].steps[nearest[0]];
-    output.textContent = `${spec.series.length === 1 && !spec.points ? `${format(spec.series[0].values[nearest[0]])} · ` : ""}step ${at.toLocaleString("en")}`;
+    output.textContent = `${spec.series.length === 1 && !spec.points ? `${format(spec.series[0].values[nearest[0]])} · ` : ""}${axis} ${at.toLocaleString("en")}`;
     if (spec.series.length > 1 || spec.points) keys.replaceChildren(...spec.series.map((series, i) => {
       const j = nearest[i], key = make("span");
       const swatch = make("i");
@@ -132,21 +134,24 @@ function chart(parent, spec) {
     });
   }
   show(last, false);
-  charts.push(show);
+  const together = spec.axis ? [show] : charts;
+  if (!spec.axis) charts.push(show);
   svg.addEventListener("pointermove", (event) => {
     const inside = (event.clientX - svg.getBoundingClientRect().left) * WIDTH / svg.clientWidth;
     const step = from + (to - from) * (inside - LEFT) / (WIDTH - LEFT - RIGHT);
-    charts.forEach((other) => other(step, true));
+    together.forEach((other) => other(step, true));
   });
-  svg.addEventListener("pointerleave", () => charts.forEach((other) => other(Infinity, false)));
+  svg.addEventListener("pointerleave", () => together.forEach((other) => other(Infinity, false)));
 }
 
 // [title, unit, keys (or a pattern over "<term>/<figure>"), options]
 const MAIN = [
   ["Pass rate", "share solved", ["pass_rate"], { range: [0, 1], format: percent }],
   ["Reward", "mean", ["reward_mean"]],
+  ["Rewards", "mean", /^rewards\//],
   ["Negative log-likelihood", "nats per token", /\/nll$/],
   ["Entropy", "nats per token", /(^|\/)entropy$/],
+  ["KL to the reference", "nats per completion", ["kl_to_reference"]],
   ["KL", "nats per token", /(^|\/)kl/],
   ["Clip fraction", "share of tokens", /clip_fraction$/],
   ["Effective sample size", "share", /(^|\/)ess$/],
@@ -173,6 +178,15 @@ function drawCurves() {
     for (const name of left) chart(byId("more-charts"), { title: name, unit: "", series: [{ name, ...data.curves[name] }] });
   });
   if (!Object.keys(data.curves).length) byId("main-charts").replaceWith(make("p", { className: "empty", textContent: "No metrics yet." }));
+}
+
+function drawGold() {
+  for (const { name, kl, proxy, gold } of data.gold) {
+    const order = kl.map((_, i) => i).sort((a, b) => kl[a] - kl[b]);
+    const series = [["what is optimised", proxy], [name, gold]].map(([label, values]) => (
+      { name: label, steps: order.map((i) => kl[i]), values: order.map((i) => values[i]) }));
+    chart(byId("gold-charts"), { title: `${name} over KL to the reference`, unit: "mean", axis: "KL", series });
+  }
 }
 
 function drawEvaluations() {
@@ -355,6 +369,7 @@ document.addEventListener("keydown", (event) => {
 
 drawEvaluations();
 drawCurves();
+drawGold();
 if (data.rollouts.length) {
   const groups = new Map(data.rollouts.map((one) => [one.prompt_id, one.prompt]));
   const start = (id) => data.prompts[groups.get(id)].map((message) => message.content).join(" ").slice(0, 40);

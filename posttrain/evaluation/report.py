@@ -18,7 +18,8 @@ from typing import Any
 
 from posttrain import __version__
 from posttrain.errors import DataError
-from posttrain.evaluation.report_data import Rollouts, curves, read_jsonl, read_rollouts
+from posttrain.evaluation.overoptimisation import Overoptimisation, overoptimisation
+from posttrain.evaluation.report_data import Rollouts, curves, read_jsonl, read_rollouts, reward_weights
 from posttrain.evaluation.report_store import stored_rollouts
 from posttrain.trajectory import Dropped
 
@@ -61,6 +62,7 @@ def write_report(run_dir: Path) -> Path:
         "evaluations.jsonl": bad_evaluations,
         "rollouts/" if rollouts.num_played is None else "trajectories/": rollouts.num_unreadable,
     }
+    gold = overoptimisation(metrics, reward_weights(texts["recipe.yaml"]))
     parts = {
         "title": _escape(run_dir.resolve().name),
         "version": _escape(__version__),
@@ -70,12 +72,14 @@ def write_report(run_dir: Path) -> Path:
         "notes": _notes(unreadable),
         "evaluations": _evaluation_table(evaluations),
         "left_out": _left_out(rollouts),
+        "overoptimised": _overoptimised(gold),
         "objective": _preformatted(texts["objective.txt"], "no objective.txt"),
         "counts": _counts(metrics, rollouts),
         "recipe": _preformatted(texts["recipe.yaml"], "no recipe.yaml"),
         "data": _json(
             {
                 "curves": curves(metrics),
+                "gold": [{"name": one.name, "kl": one.kl, "proxy": one.proxy, "gold": one.gold} for one in gold],
                 "evaluations": [row for row in evaluations if _is_number(row.get("pass_rate"))],
                 "prompts": rollouts.prompts,
                 "rollouts": rollouts.records,
@@ -163,6 +167,14 @@ def _notes(unreadable: Mapping[str, int]) -> str:
     parts = {"trajectories/": "shard"}
     notes = [f"{n} unreadable {parts.get(name, 'line')}(s) of {name} left out." for name, n in unreadable.items() if n]
     return "".join(f"<p class=note>{note}</p>" for note in notes)
+
+
+def _overoptimised(found: list[Overoptimisation]) -> str:
+    """What became of the rewards that weigh nothing; empty where there is none."""
+    if not found:
+        return ""
+    lines = "".join(f"<p>{_escape(one.text())}</p>" for one in found)
+    return f"<section><h2>Over-optimisation</h2><div class=charts id=gold-charts></div>{lines}</section>"
 
 
 def _evaluation_table(rows: list[dict[str, Any]]) -> str:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 MAX_POINTS = 2000
 MAX_ROLLOUT_CHARACTERS = 6_000_000
 MAX_TOKENS = 4000
@@ -111,6 +113,16 @@ def curves(metrics: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[flo
             steps, kept = zip(*downsample(points, MAX_POINTS), strict=True)
             found[name] = {"steps": list(steps), "values": list(kept)}
     return found
+
+
+def reward_weights(recipe: str) -> dict[str, float]:
+    """The weight of each reward of a recipe's text; {} where it cannot be read."""
+    try:
+        tree = yaml.safe_load(recipe) or {}
+        rewards = tree.get("rewards") or [] if isinstance(tree, dict) else []
+        return {str(one["name"]): float(one.get("weight", 1.0)) for one in rewards}
+    except (yaml.YAMLError, TypeError, KeyError, ValueError, AttributeError):
+        return {}
 
 
 def downsample(points: Sequence[tuple[int, float]], limit: int) -> list[tuple[int, float]]:

@@ -166,7 +166,14 @@ class Loop:
         metrics |= self.watch.after(self.updater.policy, self.accelerator, metrics)
         if self.builder.prompts is not None:
             graded = self.updater.algorithm.grades_rollouts
-            metrics |= rollout_metrics(data, self.step, graded=graded, accelerator=self.accelerator)
+            metrics |= rollout_metrics(
+                data,
+                self.step,
+                graded=graded,
+                accelerator=self.accelerator,
+                rewards=[one.name for one in self.recipe.rewards] if graded and len(self.recipe.rewards) > 1 else (),
+                reference="reference_logprobs" in self.updater.algorithm.needs,
+            )
         if self.builder.prompts is not None and self.recipe.rollout.max_draws > 1:
             metrics["num_redrawn_groups"] = self.num_redrawn_groups
         self.step += 1

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
+from posttrain.batch import Source, TokenSequence
 from posttrain.trainer.distributed import add_over_ranks, largest_over_ranks
 from posttrain.trainer.step_data import StepData
 from posttrain.trajectory import Dropped, StopReason
 
 
-def rollout_metrics(data: StepData, step: int, *, graded: bool, accelerator: Any) -> dict[str, float]:
+def rollout_metrics(
+    data: StepData,
+    step: int,
+    *,
+    graded: bool,
+    accelerator: Any,
+    rewards: Sequence[str] = (),
+    reference: bool = False,
+) -> dict[str, float]:
     """Counts, reward statistics over the graded trajectories, and how old the policies are that sampled them.
 
     step: optimiser steps made before this one; a turn's staleness is that minus its policy's version. Groups that were
     dropped as too old are counted (`num_dropped_groups`) and left out of everything else. graded: whether rewards are
-    read; otherwise failures are counted. What there is nothing of has no figure.
+    read; otherwise failures are counted. rewards: of which of them the mean is told apart (`rewards/NAME`). reference:
+    whether logprobs of a reference are recorded; then kl_to_reference is the mean over completions of sum_t log
+    pi_sampler/pi_ref, in nats: KL(pi || pi_ref) where the sampler draws from the whole distribution. What there is
+    nothing of has no figure.
     """
     policys = [one for one in data.played if not one.by_reference]
     stale = {one.group for one in policys if one.trajectory.dropped is Dropped.STALE}
@@ -52,7 +65,31 @@ def rollout_metrics(data: StepData, step: int, *, graded: bool, accelerator: Any
         metrics |= {"num_truncated": truncated, "completion_tokens_mean": tokens / num, "rollout_tokens": tokens}
     if turns:
         metrics |= {"staleness_mean": age / turns, "staleness_max": oldest}
-    return metrics
+    apart = [[t.rewards.get(name) for t in with_reward] for name in rewards]
+    apart += [_divergences(data.sequences)] if reference else []
+    means = _means(apart, accelerator)
+    names = [f"rewards/{name}" for name in rewards] + ["kl_to_reference"] * reference
+    return metrics | {name: mean for name, mean in zip(names, means, strict=True) if mean is not None}
+
+
+def _divergences(sequences: Sequence[TokenSequence]) -> list[float | None]:
+    """sum_t log pi_sampler/pi_ref of each rollout that has both."""
+    found: dict[object, float] = {}
+    for number, one in enumerate(sequences):
+        if one.source is Source.ROLLOUTS and one.behavior_logprobs and one.reference_logprobs:
+            own = math.fsum(one.behavior_logprobs) - math.fsum(one.reference_logprobs)
+            key = number if one.trajectory_key is None else one.trajectory_key
+            found[key] = found.get(key, 0.0) + own
+    return list(found.values())
+
+
+def _means(values: Sequence[Sequence[float | None]], accelerator: Any) -> list[float | None]:
+    """The mean of each list over all ranks, without what is None; None where nothing is left."""
+    if not values:
+        return []
+    known = [[value for value in own if value is not None] for own in values]
+    sums = torch.tensor([[sum(own), float(len(own))] for own in known], dtype=torch.float64)
+    return [total / count if count else None for total, count in add_over_ranks(accelerator, sums).tolist()]
 
 
 def engine_metrics(counters: Mapping[str, float], accelerator: Any) -> dict[str, float]:
