@@ -14,6 +14,7 @@ from posttrain.config.schema import SourceSettings
 from posttrain.curation.prefer import text_of
 from posttrain.curation.written import check_output, write_rows
 from posttrain.data.examples import Example
+from posttrain.data.questions import question
 from posttrain.data.sources import load_source
 from posttrain.errors import DataError
 from posttrain.estimator.pairing import Judge
@@ -30,8 +31,8 @@ def judge_rows(examples: Sequence[Example], judge: Judge) -> list[dict[str, Any]
             raise DataError(f"{example.id} has one side; allowed: pairs of a chosen and a rejected one")
         chosen, rejected = (text_of(side) for side in (example.chosen, example.rejected))
         for sides, label in zip(((chosen, rejected), (rejected, chosen)), judge.labels, strict=True):
-            question = judge.question(example.prompt, *sides)
-            text = question if isinstance(question, str) else text_of(question)
+            asked = question(judge.template, example.prompt, *sides)
+            text = asked if isinstance(asked, str) else text_of(asked)
             rows.append({"prompt": text, "completion": label})
     return rows
 

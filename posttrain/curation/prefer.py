@@ -20,6 +20,7 @@ from posttrain.config.schema import SourceSettings
 from posttrain.curation.written import check_output, write_rows
 from posttrain.data.examples import Completion, Example
 from posttrain.data.held_out import content
+from posttrain.data.questions import question
 from posttrain.data.sources import load_source
 from posttrain.errors import DataError, RecipeError
 from posttrain.estimator.pairing import Judge
@@ -121,7 +122,7 @@ class ModelJudge:
         sampling = Sampling(self.max_tokens, opened.stop_ids, temperature=0.0)
         alone = catalog.build("environments", "single_turn", {})
         collector = Collector(opened.engine, alone, None, opened.tokenizer, sampling)
-        asked = [Example(f"question#{n}", self.judge.question(*question)) for n, question in enumerate(questions)]
+        asked = [Example(f"question#{n}", question(self.judge.template, *one)) for n, one in enumerate(questions)]
         groups = collector.collect(asked, 1, seed=0)
         return [self.read(group.trajectories[0].completion) for group in groups]
 

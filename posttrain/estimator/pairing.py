@@ -13,7 +13,6 @@ from itertools import combinations, pairwise
 from typing import ClassVar, Literal
 
 from posttrain.batch import Source, TokenSequence
-from posttrain.trajectory import Prompt
 
 Chances = Sequence[Sequence[float]]
 """chances[i][j]: how probable it is that rollout i of the group is better than rollout j."""
@@ -46,14 +45,6 @@ class Judge:
             )
         if not all(self.labels) or self.labels[0] == self.labels[1]:
             raise ValueError(f"judge_labels is {self.labels}; allowed: two different texts")
-
-    def question(self, prompt: Prompt, first: str, second: str) -> Prompt:
-        """What is asked: plain text about plain text, a user's message about a conversation."""
-        if isinstance(prompt, str):
-            return self.template.format(prompt=prompt, first=first, second=second)
-        alone = len(prompt) == 1
-        said = "\n\n".join(f"{m['content']}" if alone else f"{m['role']}: {m.get('content')}" for m in prompt)
-        return ({"role": "user", "content": self.template.format(prompt=said, first=first, second=second)},)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 from posttrain.batch import Source, TokenSequence
 from posttrain.data.chat import encode_prompt
+from posttrain.data.questions import question
 from posttrain.errors import DataError
 from posttrain.estimator.pairing import Chances, Judge
 from posttrain.trajectory import Trajectory
@@ -47,7 +48,7 @@ def _questions(
 ) -> Iterator[TokenSequence]:
     """Both labels after each ordered pair's question."""
     for number, (i, j) in enumerate(_pairs(len(group))):
-        asked = judge.question(group[0].prompt, group[i].completion, group[j].completion)
+        asked = question(judge.template, group[0].prompt, group[i].completion, group[j].completion)
         ids = encode_prompt(asked, tokenizer)
         for label in labels:
             mask = (False,) * len(ids) + (True,) * len(label)

@@ -15,7 +15,6 @@ from posttrain.config.schema import SourceSettings
 from posttrain.curation.prefer import ModelJudge, Question, both_orders, judge_of, prefer
 from posttrain.data.sources import load_source
 from posttrain.errors import DataError, RecipeError
-from posttrain.estimator.pairing import Judge
 from posttrain.evaluation.model import NamedModel
 from tests.tiny import tiny_model
 
@@ -106,4 +105,3 @@ def test_demonstrations_of_a_judge(tmp_path: Path) -> None:
         {"prompt": "p?|bad|good", "completion": "B"},
     ]
     assert load_source(SourceSettings(path=str(output), chat=True), "demonstrations")[1].completion is not None
-    assert Judge().question("p", "x", "y")

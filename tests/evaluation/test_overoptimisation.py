@@ -62,10 +62,9 @@ def test_what_is_not_there() -> None:
 
 def test_a_run_with_a_gold_reward(tmp_path: Path) -> None:
     """Its means are told apart, the KL starts at 0, the gold reward weighs nothing, and the report shows both."""
-    overrides = [
-        "rewards=[{name: length_budget, budget_tokens: 2, exact: true, slope: 0.1}, {name: reasoning_gym, strict: false, weight: 0, outcome: true}]",
-        "training.steps=4",
-    ]
+    proxy = "{name: length_budget, budget_tokens: 2, exact: true, slope: 0.1}"
+    gold = "{name: reasoning_gym, strict: false, weight: 0, outcome: true}"
+    overrides = [f"rewards=[{proxy}, {gold}]", "training.steps=4"]
     train(load_recipe("tiny/grpo", overrides), tmp_path / "run")
     metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     for row in metrics:

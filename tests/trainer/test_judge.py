@@ -13,6 +13,7 @@ import torch
 from posttrain.batch import TokenSequence
 from posttrain.config.schema import ModelSettings, TokenizerSettings
 from posttrain.data.chat import encode_prompt
+from posttrain.data.questions import question
 from posttrain.errors import DataError
 from posttrain.estimator.pairing import Judge
 from posttrain.models.load import load_model
@@ -61,10 +62,10 @@ def test_both_orders_are_averaged() -> None:
 
 
 def test_questions() -> None:
-    assert JUDGE.question(CHAT, "a", "b") == ({"role": "user", "content": "best letter?~a~b~"},)
-    assert JUDGE.question("plain: ", "a", "b") == "plain: ~a~b~"
+    assert question(JUDGE.template, CHAT, "a", "b") == ({"role": "user", "content": "best letter?~a~b~"},)
+    assert question(JUDGE.template, "plain: ", "a", "b") == "plain: ~a~b~"
     longer = ({"role": "system", "content": "Be brief."}, *CHAT)
-    (asked,) = Judge().question(longer, "a", "b")
+    (asked,) = question(Judge().template, longer, "a", "b")
     assert "Prompt: system: Be brief.\n\nuser: best letter?" in asked["content"]
     assert "Response A: a\n\nResponse B: b" in asked["content"]
 
@@ -90,7 +91,7 @@ def test_the_policys_own_probabilities(tiny_recipe: dict[str, Any]) -> None:
 
     @torch.no_grad()
     def label(first: str, second: str, text: str) -> float:
-        ids = encode_prompt(judge.question(CHAT, first, second), tokenizer)
+        ids = encode_prompt(question(judge.template, CHAT, first, second), tokenizer)
         answer = tokenizer.encode(text, add_special_tokens=False)
         logprobs = model(torch.tensor([[*ids, *answer]])).logits[0].log_softmax(-1)
         return sum(float(logprobs[len(ids) - 1 + place, token]) for place, token in enumerate(answer))
