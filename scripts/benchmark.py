@@ -5,6 +5,7 @@ scripts/benchmark sft       supervised fine-tuning against TRL, without and with
 scripts/benchmark dpo       direct preference optimisation against TRL
 scripts/benchmark memory    the update's peak memory over a vocabulary of 150 thousand tokens against TRL's
 scripts/benchmark step      one optimiser step against bare PyTorch on the same tokens
+scripts/benchmark device    packed rows to padded ones on this device, an update's memory to its prediction
 scripts/benchmark scaling   time and memory against tokens, group size, vocabulary and ranks, with exponents
 scripts/benchmark rollout   the collector over vLLM against vLLM alone and TRL's colocated vLLM, and a weight sync
 scripts/benchmark async     training beside a sampler that does not wait
@@ -27,7 +28,7 @@ from typing import Any
 
 WRITTEN = ("work", "ours_seconds", "peer_seconds", "ratio", "target")
 AGAINST_TRL = ("update", "sft", "dpo", "step")
-SUBJECTS = (*AGAINST_TRL, "memory", "scaling", "rollout", "async", "rewards")
+SUBJECTS = (*AGAINST_TRL, "memory", "device", "scaling", "rollout", "async", "rewards")
 PUBLISHED = {
     "0.6b": "prime-rl, one H100, reinforcement learning of Qwen3-0.6B: 11.9k tokens/s, 12.5 GiB",
     "4b-lora": "prime-rl, one H100, Qwen3-4B with LoRA of rank 16 at 16k tokens: 6.23k tokens/s, MFU 21.7%, 23.3 GiB",
@@ -63,9 +64,13 @@ def rows_of(subject: str, runs: int, scale: str, mixed: str) -> list[Any]:
             "step": step.step_benchmark,
         }
         return measures[subject](runs, SCALES[scale], mixed, TOLERANCE[mixed])
+    from benchmarks.device import device_benchmark
     from benchmarks.memory import memory_benchmark
     from benchmarks.scaling import scaling_benchmark
+    from benchmarks.workloads import SCALES
 
+    if subject == "device":
+        return device_benchmark(runs, scale, SCALES[scale], mixed)
     return memory_benchmark(runs, scale, mixed) if subject == "memory" else scaling_benchmark(runs, scale, mixed)
 
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from posttrain.models.head import DEFAULT_CHUNK_BYTES, HeadGradient, LogitShape, shaped_logits
+from posttrain.models.head import DEFAULT_CHUNK_BYTES
+from posttrain.models.logits import HeadGradient, LogitShape, shaped_logits
 
 
 class Divergence(Protocol):

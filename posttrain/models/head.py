@@ -1,18 +1,22 @@
 """Log-probabilities and entropies of chosen tokens, straight from hidden states.
 
 The logits of all tokens, [A, V], never exist at once: forward and backward walk over chunks of tokens, and backward
-computes a chunk's logits again. Where all logits fit into one chunk they are kept for backward instead.
+computes a chunk's logits again. Where all logits fit into one chunk they are kept for backward instead. On a GPU
+`models.fused_head` does it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from posttrain.models.compiled import compiles
+from posttrain.models.fused_head import fused_logprobs
+from posttrain.models.logits import HeadGradient, LogitShape
 
 DEFAULT_CHUNK_BYTES = 256 << 20
 CACHED_ELEMENTS = 1 << 18
@@ -23,28 +27,6 @@ class TokenLogprobs(NamedTuple):
 
     logprobs: Tensor
     entropy: Tensor
-
-
-@dataclass(frozen=True)
-class LogitShape:
-    """What an architecture does to its logits: softcap * tanh(scale * x / softcap), or scale * x without a softcap."""
-
-    scale: float = 1.0
-    softcap: float | None = None
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        """The shaped logits, in place."""
-        if self.scale != 1.0:
-            logits.mul_(self.scale)
-        if self.softcap is not None:
-            logits.div_(self.softcap).tanh_().mul_(self.softcap)
-        return logits
-
-    def backward(self, grad: Tensor, scaled: Tensor, temperature: Tensor) -> Tensor:
-        """The gradient of the raw logits from that of the shaped ones, in place; scaled = shaped / temperature."""
-        if self.softcap is not None:
-            grad.mul_(1 - (scaled * (temperature / self.softcap)) ** 2)
-        return grad.mul_(self.scale) if self.scale != 1.0 else grad
 
 
 def token_logprobs(
@@ -62,12 +44,14 @@ def token_logprobs(
     hidden [A, H], weight [V, H], bias [V] or None, ids [A], temperatures [A] above 0. Both results are differentiable
     in hidden, weight and bias. The product runs in hidden's type (under autocast: in autocast's), everything after it
     and the sum of weight's gradient over chunks in float32 (float64 where hidden is float64); so are the results.
-    chunk_bytes bounds one such tensor of a chunk; a few live at a time.
+    chunk_bytes bounds one such tensor of a chunk; a few live at a time (on a GPU two, in hidden's type).
     """
     kind = hidden.device.type
     if torch.is_autocast_enabled(kind) and hidden.dtype != torch.float64:
         hidden = hidden.to(torch.get_autocast_dtype(kind))
     inputs = (hidden, weight, bias, ids, temperatures, chunk_bytes, shape or LogitShape())
+    if hidden.is_cuda and hidden.dtype != torch.float64 and compiles(hidden.device):
+        return TokenLogprobs(*fused_logprobs(*inputs))
     result = _TokenLogprobs.apply(*inputs)  # type: ignore[no-untyped-call]
     return TokenLogprobs(*result)
 
@@ -149,46 +133,3 @@ def _scaled(logits: Tensor, bias: Tensor | None, shape: LogitShape, temperature:
     """The shaped logits over the temperature, in the temperature's type, apart from `logits`."""
     found = logits.to(temperature.dtype, copy=True)
     return shape(found if bias is None else found.add_(bias.to(found.dtype))).div_(temperature)
-
-
-class HeadGradient:
-    """Gradients of hidden [A, H], weight [V, H] and bias [V] (None where not needed), gathered chunk by chunk.
-
-    needs: which of the three are wanted (its first three entries). The sums over chunks run in `kind`.
-    """
-
-    def __init__(
-        self, needs: Sequence[bool], hidden: Tensor, weight: Tensor, bias: Tensor | None, kind: torch.dtype
-    ) -> None:
-        self._inputs = hidden, weight, bias
-        self._hidden = torch.empty_like(hidden) if needs[0] else None
-        self._weight = torch.zeros_like(weight, dtype=kind) if needs[1] else None
-        self._bias = torch.zeros_like(bias, dtype=kind) if needs[2] and bias is not None else None
-
-    def add(self, part: slice, grad: Tensor, matrix: Tensor) -> None:
-        """Add the tokens `part`, by the gradient [R, N] of their raw logits hidden[part] @ matrix.T; N of V tokens."""
-        hidden = self._inputs[0][part]
-        grad = grad.to(hidden.dtype)
-        rows = slice(grad.shape[1])
-        if self._bias is not None:
-            self._bias[rows] += grad.sum(0)
-        if self._hidden is not None:
-            torch.mm(grad, matrix, out=self._hidden[part])
-        if self._weight is not None and self._weight.dtype == grad.dtype:
-            self._weight[rows].addmm_(grad.T, hidden)
-        elif self._weight is not None:
-            self._weight[rows] += grad.T @ hidden
-
-    def of_inputs(self) -> tuple[Tensor | None, ...]:
-        """The three, in the types of their inputs."""
-        found = self._hidden, self._weight, self._bias
-        return tuple(
-            grad if grad is None or given is None else grad.to(given.dtype)
-            for grad, given in zip(found, self._inputs, strict=True)
-        )
-
-
-def shaped_logits(hidden: Tensor, matrix: Tensor, bias: Tensor | None, shape: LogitShape, kind: torch.dtype) -> Tensor:
-    """The shaped logits of a chunk [R, V], in `kind`."""
-    logits = (hidden @ matrix.T).to(kind)
-    return shape(logits if bias is None else logits.add_(bias.to(kind)))

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from posttrain.models.action_values import ActionValues
 from posttrain.models.critic import Critic
 from posttrain.models.divergence import Divergence, Scores, token_divergence
-from posttrain.models.head import DEFAULT_CHUNK_BYTES, LogitShape, token_logprobs
+from posttrain.models.head import DEFAULT_CHUNK_BYTES, token_logprobs
+from posttrain.models.logits import LogitShape
 from posttrain.models.shared_rows import hidden_states
 from posttrain.rows import Layout, Rows
 

@@ -9,11 +9,13 @@ architectures, and flex attention cannot be trained on CPU, where all this is te
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from posttrain.models.block_attention import BLOCK
 from posttrain.models.packed_attention import Packing, register
 from posttrain.rows import Branch, Layout, Rows
 
@@ -28,6 +30,7 @@ def hidden_states(decoder: Any, rows: Rows, layout: Layout) -> tuple[Tensor, Row
         if "padded" in (layout, most) or ("packed" in (layout, most) and any(one.context for one in rows.branches)):
             rows = rows.unpacked()
         else:
+            rows = filled(rows) if rows.input_ids.is_cuda else rows
             how = _packed_arguments(decoder.config, rows)
     output = decoder(input_ids=rows.input_ids, use_cache=False, **how)
     return output.last_hidden_state.flatten(0, 1), rows
@@ -41,6 +44,22 @@ def takes(config: Any) -> Layout:
     return "shared" if name == "sdpa" else "packed" if name.startswith("flash_attention") else "padded"
 
 
+def filled(rows: Rows) -> Rows:
+    """A packed row with a sequence of token 0 at its end, so that its length is a multiple of BLOCK."""
+    assert rows.branches is not None
+    length = rows.input_ids.shape[1]
+    missing = -length % BLOCK
+    if not missing:
+        return rows
+    ids, positions = rows.input_ids, rows.position_ids
+    return replace(
+        rows,
+        input_ids=torch.cat([ids, ids.new_zeros(1, missing)], 1),
+        position_ids=torch.cat([positions, torch.arange(missing, device=positions.device)[None]], 1),
+        branches=(*rows.branches, Branch(length, length + missing)),
+    )
+
+
 def _packed_arguments(config: Any, rows: Rows) -> dict[str, Any]:
     assert rows.branches is not None
     device = rows.input_ids.device
@@ -49,7 +68,7 @@ def _packed_arguments(config: Any, rows: Rows) -> dict[str, Any]:
         register()
         # A mask of four dimensions is passed on as it is; from none a model would make one of T x T by the positions.
         unread = torch.ones(1, 1, 1, rows.input_ids.shape[1], dtype=torch.bool, device=device)
-        return how | {"attention_mask": unread, "packing": Packing.of(rows.branches, device)}
+        return how | {"attention_mask": unread, "packing": Packing(rows.branches, device)}
     return how | _lengths(rows.branches, device)
 
 

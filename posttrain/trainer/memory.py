@@ -12,7 +12,7 @@ import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ from posttrain.models.quantised import quantised_bytes
 from posttrain.models.scorer import Scorer
 from posttrain.models.tokenizer import load_tokenizer
 from posttrain.rollout.weights import engine_dtype
-from posttrain.rows import Rows
+from posttrain.rows import Branch, Rows
 from posttrain.table import render
 from posttrain.trainer.beside import copies_reference, make_critic, reward_model_of
 from posttrain.trainer.corrected import algorithm_of
@@ -165,6 +165,8 @@ def trace_update(
     options = row_options(policy)
     plan = microbatches(sequences, budget_tokens, couples, **options)
     rows = max((collate([sequences[i] for i in batch], **options) for batch in plan[:4]), key=_size)
+    if rows.branches is not None and torch.cuda.is_available():  # there one kernel takes the row as it is
+        rows = replace(rows, branches=(Branch(0, rows.input_ids.shape[1]),))
     trained = [name for name, p in policy.named_parameters() if p.requires_grad]
     with coarse_pieces(), without_data() as live:
         for module in (policy, *([] if policy.teacher is None else [policy.teacher.model])):

@@ -111,7 +111,7 @@ def compare(work: str, ours: Ours, peer: Side, target: float, runs: int, *, tole
 
 
 def tune(side: Side) -> None:
-    """Use the micro-batch that takes the least time for one step."""
+    """Use the micro-batch that takes the least time for one step, of those that the memory has room for."""
     if len(side.sizes) == 1:
         side.use(side.sizes[0])
         return
@@ -119,7 +119,14 @@ def tune(side: Side) -> None:
     on_cpu = not torch.cuda.is_available()
     for size in side.sizes:
         side.use(size)
-        needed[size] = time_of(side.step).cpu if on_cpu else time_of(side.step).wall
+        try:
+            taken = time_of(side.step)
+        except torch.OutOfMemoryError:
+            if not needed:
+                raise
+            side.optimizer.zero_grad()
+            break
+        needed[size] = taken.cpu if on_cpu else taken.wall
     side.use(min(needed, key=needed.__getitem__))
 
 

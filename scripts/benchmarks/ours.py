@@ -25,9 +25,16 @@ GRPO: dict[str, Any] = {"preset": "trl", "correction": "none"}
 """GRPO as TRL's trainer does it by default."""
 
 
+def settings_of(scale: Scale) -> ModelSettings:
+    """The model's section of a recipe."""
+    return ModelSettings(config=scale.model, dtype=scale.dtype, gradient_checkpointing=scale.recompute)
+
+
 def fresh_model(scale: Scale) -> Any:
-    """A new model of this scale in float32, the same every time, without an adapter."""
-    return load_model(ModelSettings(config=scale.model), tokenizer(), seed=0)
+    """A new model of this scale, the same every time, without an adapter; made on the GPU where there is one."""
+    torch.manual_seed(0)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        return load_model(settings_of(scale), tokenizer(), seed=0)
 
 
 def tokenizer() -> Any:

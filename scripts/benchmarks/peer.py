@@ -28,7 +28,7 @@ def settings(scale: Scale, mixed: str, **beside: Any) -> dict[str, Any]:
         "output_dir": _OUTPUT.name,
         "use_cpu": not torch.cuda.is_available(),
         "bf16": mixed == "bf16",
-        "gradient_checkpointing": False,
+        "gradient_checkpointing": scale.recompute,
         "learning_rate": TRAINING.learning_rate,
         "lr_scheduler_type": "constant",
         "max_steps": TRAINING.steps,

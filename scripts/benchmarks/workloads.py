@@ -17,7 +17,8 @@ class Scale:
 
     model: fields of Qwen3's config. shrink: lengths are divided by it. budgets: tokens of our micro-batches to choose
     from; rows: the peer's micro-batches to choose from, in sequences. tokens: of one step, before groups are formed;
-    None: a workload's own number of sequences. lora: the rank of an adapter in place of all weights.
+    None: a workload's own number of sequences. lora: the rank of an adapter in place of all weights. dtype: of the
+    weights. recompute: activations in backward.
     """
 
     model: dict[str, Any]
@@ -26,6 +27,8 @@ class Scale:
     rows: tuple[int, ...] = (4, 8, 16)
     tokens: int | None = None
     lora: int | None = None
+    dtype: str = "float32"
+    recompute: bool = False
 
     def length(self, tokens: int) -> int:
         """A workload's length at this scale."""
@@ -49,7 +52,7 @@ def _qwen3(hidden: int, intermediate: int, layers: int, heads: int, **beside: An
         "num_attention_heads": heads,
         "num_key_value_heads": heads // 2,
         "head_dim": 64,
-        "max_position_embeddings": 4096,
+        "max_position_embeddings": 32_768,
         "tie_word_embeddings": True,
     } | beside
 
@@ -61,7 +64,10 @@ SCALES = {
     "narrow": Scale(_qwen3(128, 384, 6, 2, vocab_size=151_936)),
     "0.6b": Scale(_qwen3(1024, 3072, 28, 16, vocab_size=151_936, num_key_value_heads=8, head_dim=128), **_GPU),
     "4b-lora": Scale(
-        _qwen3(2560, 9728, 36, 32, vocab_size=151_936, num_key_value_heads=8, head_dim=128), **_GPU, lora=16
+        _qwen3(2560, 9728, 36, 32, vocab_size=151_936, num_key_value_heads=8, head_dim=128),
+        **_GPU | {"budgets": (8192,), "rows": (4, 8)},
+        lora=16,
+        dtype="bfloat16",
     ),
 }
 """By name: for tests; for a CPU 13.8 M parameters, and 20.6 M of which most are embeddings; Qwen3-0.6B and 4B."""

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from posttrain.estimator.distillation import Adaptive, ForwardKL, JensenShannon, ReverseKL
 from posttrain.models.divergence import Scores, token_divergence
-from posttrain.models.head import LogitShape
+from posttrain.models.logits import LogitShape
 
 DIVERGENCES: list[Any] = [
     ForwardKL(),

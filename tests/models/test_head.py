@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from posttrain.models.head import LogitShape, TokenLogprobs, token_logprobs
+from posttrain.models.head import TokenLogprobs, token_logprobs
+from posttrain.models.logits import LogitShape
 
 SHAPES = [LogitShape(), LogitShape(scale=0.25), LogitShape(softcap=2.0), LogitShape(scale=3.0, softcap=5.0)]
 

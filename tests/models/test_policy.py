@@ -13,8 +13,8 @@ from torch import Tensor
 from posttrain.batch import Source, TokenSequence
 from posttrain.config.schema import ModelSettings, TokenizerSettings
 from posttrain.data.collate import collate
-from posttrain.models.head import LogitShape
 from posttrain.models.load import load_model
+from posttrain.models.logits import LogitShape
 from posttrain.models.policy import Policy, logit_shape
 from posttrain.models.reference import reference_of
 from posttrain.models.tokenizer import load_tokenizer

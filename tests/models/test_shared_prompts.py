@@ -168,8 +168,8 @@ def test_long_rows_take_several_calls() -> None:
     sequences = completions(0, 200, [3, 150, 40, 90]) + completions(1, 2, [300, 5, 5]) + completions(2, 90, [30] * 5)
     rows = collate(sequences)
     assert rows.branches is not None
-    packing = Packing.of(rows.branches, torch.device("cpu"))
-    assert 3 <= len(packing.calls) < len(rows.branches)
+    packing = Packing(rows.branches, torch.device("cpu"))
+    assert 3 <= len(packing.calls.calls) < len(rows.branches)
     model = tiny(QWEN3 | MIXED | {"use_sliding_window": True, "sliding_window": 64})
     expected = gradient(model, [collate(sequences, layout="padded")])
     assert_equal(gradient(model, [rows]), expected, 1e-12)

@@ -1,0 +1,20 @@
+"""Whether torch can compile here: on a GPU it needs Triton, and Triton a C compiler."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+
+import torch
+
+
+@functools.cache
+def compiles(device: torch.device) -> bool:
+    """Tried once for a device; where it fails a warning says so, and slower code without compilation is to be used."""
+    try:
+        torch.compile(lambda x: x + 1)(torch.zeros(1, device=device))
+    except RuntimeError as error:  # whatever compilers and their drivers say
+        cause = next(iter(str(error).splitlines()), type(error).__name__)
+        warnings.warn(f"torch.compile fails on {device}, so updates are slower there: {cause}", stacklevel=2)
+        return False
+    return True
