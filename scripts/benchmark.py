@@ -23,6 +23,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ TOLERANCE = {"no": 1e-4, "bf16": 5e-2}
 """How far the two gradients may be apart, of their norm: sums run in different orders, in bf16 over rounded values."""
 
 
-def rows_of(subject: str, runs: int, scale: str, mixed: str) -> list[Any]:
+def rows_of(subject: str, runs: int, scale: str, mixed: str, *, compile: bool = False) -> list[Any]:
     """Measure one subject."""
     if subject == "rollout":
         from benchmark_rollout import rollout_benchmark
@@ -63,14 +64,14 @@ def rows_of(subject: str, runs: int, scale: str, mixed: str) -> list[Any]:
             "dpo": dpo.dpo_benchmark,
             "step": step.step_benchmark,
         }
-        return measures[subject](runs, SCALES[scale], mixed, TOLERANCE[mixed])
+        return measures[subject](runs, replace(SCALES[scale], compile=compile), mixed, TOLERANCE[mixed])
     from benchmarks.device import device_benchmark
     from benchmarks.memory import memory_benchmark
     from benchmarks.scaling import scaling_benchmark
     from benchmarks.workloads import SCALES
 
     if subject == "device":
-        return device_benchmark(runs, scale, SCALES[scale], mixed)
+        return device_benchmark(runs, scale, replace(SCALES[scale], compile=compile), mixed)
     return memory_benchmark(runs, scale, mixed) if subject == "memory" else scaling_benchmark(runs, scale, mixed)
 
 
@@ -115,6 +116,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5, help="timed runs of each side (default: 5)")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     parser.add_argument("--scale", help="small, 0.6b or 4b-lora (default: small; on a GPU 0.6b); toy takes seconds")
+    parser.add_argument("--compile", action="store_true", help="our layers by torch.compile, as `model.compile` has it")
     parser.add_argument("--dtype", choices=("float32", "bf16"), help="(default: float32; on a GPU bf16)")
     arguments = parser.parse_args()
     if arguments.runs < 1:
@@ -133,7 +135,7 @@ def main() -> None:
     mixed = "bf16" if dtype == "bf16" else "no"
     rows: list[Any] = []
     for subject in arguments.benchmark:
-        found = rows_of(subject, arguments.runs, scale, mixed)
+        found = rows_of(subject, arguments.runs, scale, mixed, compile=arguments.compile)
         rows += found
         show(found)
         if arguments.json:

@@ -83,6 +83,7 @@ class ModelSettings(Closed):
     gradient_checkpointing: keep the inputs of the layers alone for the backward pass, and compute the rest again.
     activation_offload: keep what the backward pass reads on the host (on CUDA; elsewhere it is there already).
     quantization: the frozen weights under a LoRA adapter in 4 bits (nf4, arXiv 2305.14314).
+    compile: the decoder's layers by torch.compile: a minute at the start, faster steps; for a GPU.
     """
 
     path: str | None = None
@@ -93,6 +94,7 @@ class ModelSettings(Closed):
     gradient_checkpointing: bool = False
     activation_offload: bool = False
     quantization: Literal["nf4"] | None = None
+    compile: bool = False
 
 
 class LoraSettings(Closed):

@@ -24,7 +24,10 @@ BLOCK = 128
 """Queries and keys of a block; a row whose length is a multiple of it fills its last one."""
 
 _SMALLEST_HEAD = 16
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+_MOST_KINDS = 64
+"""Of kernels: types, numbers of heads, windows, with and without gradient. Beyond it torch raises an error."""
+_DTYPES = (torch.float16, torch.bfloat16)
+"""In float32 it computes without the matrix units, some ten times slower than SDPA's kernels in calls."""
 
 
 @dataclass
@@ -57,17 +60,22 @@ class Blocks:
         from torch.nn.attention.flex_attention import BlockMask
 
         ends, positions = self.ends, self.positions
+        before = positions - (window or 0)  # a tensor: numbers in a mask are compiled in
 
         def sees(_row: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             return (key <= query) & (query < ends[key])
 
         def sees_in_window(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            return sees(row, head, query, key) & (positions[query] - positions[key] < window)
+            return sees(row, head, query, key) & (before[query] < positions[key])
 
         some, every = self._touched(window)
-        ordered = (part for of in (some & ~every, every) for part in _ordered(of))
-        how = sees if window is None else sees_in_window
-        return BlockMask.from_kv_blocks(*ordered, BLOCK, how, (len(ends), len(ends)))
+        return BlockMask.from_kv_blocks(
+            *_ordered(some & ~every),
+            *_ordered(every),
+            BLOCK_SIZE=BLOCK,
+            mask_mod=sees if window is None else sees_in_window,
+            seq_lengths=(len(ends), len(ends)),
+        )
 
     def _touched(self, window: int | None) -> tuple[Tensor, Tensor]:
         """Of each block of queries and keys [N, N] whether some pair, and whether every pair sees each other."""
@@ -118,7 +126,9 @@ def attend(
 
 @functools.cache
 def kernel() -> Any:
-    """FlexAttention, compiled at its first call; for rows of any length at once."""
+    """FlexAttention, compiled at its first call; for rows of any length at once, but apart for every kind of model."""
+    import torch._dynamo
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=True)
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_KINDS)
+    return torch.compile(flex_attention, dynamic=True, fullgraph=True)

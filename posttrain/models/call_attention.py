@@ -16,7 +16,7 @@ from torch import Tensor
 
 from posttrain.rows import Branch
 
-_CALL_PAIRS = 20_000
+_CALL_PAIRS = {"cpu": 20_000, "cuda": 2_000_000}
 """What a call costs beside its pairs of query and key, in such pairs."""
 
 
@@ -43,7 +43,7 @@ class Calls:
         """The calls for `branches`, which cover a row."""
         calls, places = [], torch.empty(branches[-1].stop, dtype=torch.long)
         offset = 0
-        for group in _alike(branches):
+        for group in _alike(branches, _CALL_PAIRS.get(device.type, _CALL_PAIRS["cuda"])):
             num_queries = max(one.stop - one.start for one in group)
             num_keys = max(one.depth + one.stop - one.start for one in group)
             queries = torch.zeros(len(group), num_queries, dtype=torch.long)
@@ -66,7 +66,7 @@ class Calls:
         return self.masks[known]
 
 
-def _alike(branches: Sequence[Branch]) -> Iterator[list[Branch]]:
+def _alike(branches: Sequence[Branch], call_pairs: int) -> Iterator[list[Branch]]:
     """Branches of similar size together, plain ones apart: one call where padding costs less than a further call."""
     group: list[Branch] = []
     pairs = width = 0
@@ -76,7 +76,7 @@ def _alike(branches: Sequence[Branch]) -> Iterator[list[Branch]]:
         wider = max(width, own)
         if group and (
             (branch.depth > 0) != (group[0].depth > 0)
-            or (len(group) + 1) * wider * keys > pairs + own * keys + _CALL_PAIRS
+            or (len(group) + 1) * wider * keys > pairs + own * keys + call_pairs
         ):
             yield group
             group, pairs, wider = [], 0, own

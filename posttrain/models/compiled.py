@@ -1,9 +1,10 @@
-"""Whether torch can compile here: on a GPU it needs Triton, and Triton a C compiler."""
+"""torch.compile: whether it works here (on a GPU it needs Triton, and Triton a C compiler), and layers made by it."""
 
 from __future__ import annotations
 
 import functools
 import warnings
+from typing import Any
 
 import torch
 
@@ -18,3 +19,12 @@ def compiles(device: torch.device) -> bool:
         warnings.warn(f"torch.compile fails on {device}, so updates are slower there: {cause}", stacklevel=2)
         return False
     return True
+
+
+def compile_layers(model: Any, backend: Any = "inductor") -> None:
+    """Have the decoder's layers run as kernels that torch.compile makes at their first call, for rows of any length.
+
+    One set serves all layers; attention stays as it is between two of them (see `models.packed_attention`).
+    """
+    for layer in model.get_decoder().layers:
+        layer.compile(dynamic=True, backend=backend)

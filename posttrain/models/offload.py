@@ -35,7 +35,9 @@ def offload_activations(policy: nn.Module, wanted: Callable[[Tensor], bool] = on
             large = tensor.numel() * tensor.element_size() >= SMALLEST_BYTES
             if not large or not wanted(tensor) or tensor.untyped_storage().data_ptr() in weights:
                 return None, tensor
-            host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+            host = torch.empty_like(
+                tensor, device="cpu", pin_memory=tensor.is_cuda
+            )  # compiled kernels read its strides
             return tensor.device, host.copy_(tensor)
 
         entered.append(saved_tensors_hooks(pack, _unpack))

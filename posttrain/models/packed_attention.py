@@ -5,6 +5,8 @@ Both compute what each token sees and nothing else; see `models.block_attention`
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -39,7 +41,14 @@ def register() -> None:
     """Let transformers' "sdpa" take packed rows; without a `packing` it computes what it did before."""
     from transformers import AttentionInterface
 
-    AttentionInterface.register("sdpa", packed_sdpa)
+    compiling = "torch._dynamo" in sys.modules
+    AttentionInterface.register("sdpa", _by_itself(packed_sdpa) if compiling else packed_sdpa)
+
+
+@functools.cache
+def _by_itself(attention: Any) -> Any:
+    """`attention` as torch.compile leaves it alone within a layer: it has a compiled kernel, or shapes that change."""
+    return torch.compiler.disable(attention)  # type: ignore[no-untyped-call]
 
 
 def packed_sdpa(

@@ -14,10 +14,18 @@ from posttrain.models.policy import Policy
 from posttrain.models.weights import named_weights
 
 
-def reference_of(model: Any) -> Policy:
-    """A policy over a copy of `model`'s weights as they are now: eval mode, no gradients."""
+def reference_of(model: Any, device: torch.device | None = None, mixed_precision: str = "no") -> Policy:
+    """A policy over a copy of `model`'s weights as they are now: eval mode, no gradients.
+
+    mixed_precision: computed as accelerate has the policy compute on `device`, so that the two differ by their weights
+    alone ("no", "bf16" or "fp16").
+    """
     reference = Policy(copy.deepcopy(model))
     reference.requires_grad_(False)
+    computed_in = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(mixed_precision)
+    if computed_in is not None:
+        kind = (model.device if device is None else device).type
+        reference.forward = torch.autocast(kind, computed_in)(reference.forward)  # type: ignore[method-assign]
     return reference.eval()
 
 

@@ -12,6 +12,7 @@ from posttrain.config import Recipe
 from posttrain.errors import RecipeError
 from posttrain.estimator import Algorithm, Plan
 from posttrain.models.action_values import ActionValues
+from posttrain.models.compiled import compile_layers
 from posttrain.models.critic import Critic
 from posttrain.models.load import check_critic, check_model, load_critic
 from posttrain.models.policy import Teacher
@@ -36,6 +37,8 @@ def check_models(recipe: Recipe, algorithm: Algorithm) -> None:
             )
         if algorithm.plan.critic == "actions":
             raise RecipeError(f"algorithm {algorithm.name!r} keeps a target of its values, and {why}; allowed: none")
+        if recipe.model.compile:
+            raise RecipeError(f"model.compile is true, and {why}; allowed there: false")
     if recipe.teacher is not None:
         check_teacher(recipe.teacher)
     if recipe.critic.path is not None:
@@ -52,7 +55,10 @@ def copied_reference(recipe: Recipe, algorithm: Algorithm, model: Any, device: t
     """A copy of the starting model where one is needed; an offloaded one stays on the host."""
     if not copies_reference(recipe, algorithm):
         return None
-    return reference_of(model).to("cpu" if recipe.reference.offload else device)
+    reference = reference_of(model, device, recipe.training.mixed_precision)
+    if recipe.model.compile:
+        compile_layers(reference.model)
+    return reference.to("cpu" if recipe.reference.offload else device)
 
 
 def anchor_of(

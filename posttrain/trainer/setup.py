@@ -18,6 +18,7 @@ from posttrain.data.chat import encode_prompt, stop_token_ids
 from posttrain.estimator import Algorithm
 from posttrain.evaluation.model import Opened
 from posttrain.evaluation.partner import make_environment
+from posttrain.models.compiled import compile_layers
 from posttrain.models.load import load_model
 from posttrain.models.lora import WithoutAdapter, add_lora
 from posttrain.models.offload import offload_activations
@@ -77,6 +78,8 @@ def build(recipe: Recipe, output: Path, stack: ExitStack, say: Callable[[str], N
     reference = copied_reference(recipe, algorithm, model, accelerator.device)
     if recipe.lora is not None:
         add_lora(model, recipe.lora, recipe.seed)
+    if recipe.model.compile:
+        compile_layers(model)
     trained: Policy | Scorer = Policy(model, teacher, critic=critic)
     if algorithm.plan.scores:
         trained = reward_model_of(algorithm, model)

@@ -51,14 +51,14 @@ def _exactness(scale: Scale) -> list[Row]:
     prompt, shortest, longest = map(scale.length, (512, 16, 128))
     sequences = groups(2, prompt, shortest, longest, scale.model["vocab_size"])
     sequences += demonstrations(4, scale.length(64), scale.length(1024), scale.model["vocab_size"])
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     found = []
     for dtype, allowed in ALLOWED.items():
         shallow = replace(scale, model=scale.model | {"num_hidden_layers": 2}, dtype=dtype, lora=None)
-        policy = Policy(fresh_model(shallow))
+        policy = Policy(fresh_model(shallow).to(device))  # its own layout takes whichever rows it is given
         logprobs, gradients = {}, {}
         layouts: list[Layout] = ["padded", "packed", "shared"]
         for layout in layouts:
-            policy.layout = layout if policy.layout != "padded" else "padded"
             logprobs[layout], gradients[layout], seconds = _scored(policy, sequences, layout)
             if layout == "padded":
                 continue
@@ -100,7 +100,7 @@ def _long(runs: int, name: str, scale: Scale, mixed: str) -> Row:
     side.use(budget)
     for _ in range(2):
         side.step()
-    measured = meter.peak_bytes()
+    measured = max(1, meter.peak_bytes())
     seconds = statistics.median(time_of(side.step).wall for _ in range(runs))
     peak = peak_flops()
     mfu = "" if peak is None else f", MFU {flops(side.model, length) / seconds / peak:.1%}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +14,7 @@ from benchmarks.workloads import Scale
 from posttrain.algorithms import load
 from posttrain.batch import TokenSequence
 from posttrain.config.schema import LoraSettings, ModelSettings, TokenizerSettings, TrainingSettings
+from posttrain.models.compiled import compile_layers
 from posttrain.models.load import load_model
 from posttrain.models.lora import WithoutAdapter, add_lora
 from posttrain.models.policy import Policy
@@ -31,10 +34,13 @@ def settings_of(scale: Scale) -> ModelSettings:
 
 
 def fresh_model(scale: Scale) -> Any:
-    """A new model of this scale, the same every time, without an adapter; made on the GPU where there is one."""
-    torch.manual_seed(0)
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        return load_model(settings_of(scale), tokenizer(), seed=0)
+    """A new model of this scale on the CPU, the same every time, without an adapter."""
+    return copy.deepcopy(_loaded(settings_of(scale).model_dump_json()))
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(settings: str) -> Any:
+    return load_model(ModelSettings.model_validate_json(settings), tokenizer(), seed=0)
 
 
 def tokenizer() -> Any:
@@ -56,9 +62,11 @@ class Ours:
         self.reference: Any = None
         wanted = "reference_logprobs" in part.needs
         if wanted and scale.lora is None:
-            self.reference = reference_of(model).to(accelerator.device)
+            self.reference = reference_of(model, accelerator.device, mixed).to(accelerator.device)
         if scale.lora is not None:
             add_lora(model, LoraSettings(rank=scale.lora), seed=0)
+        for one in [model, *([] if self.reference is None else [self.reference.model])] if scale.compile else []:
+            compile_layers(one)
         policy = Policy(model)
         policy, optimizer = accelerator.prepare(policy, make_optimizer(policy, TRAINING))
         if wanted and scale.lora is not None:

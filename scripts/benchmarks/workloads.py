@@ -18,7 +18,7 @@ class Scale:
     model: fields of Qwen3's config. shrink: lengths are divided by it. budgets: tokens of our micro-batches to choose
     from; rows: the peer's micro-batches to choose from, in sequences. tokens: of one step, before groups are formed;
     None: a workload's own number of sequences. lora: the rank of an adapter in place of all weights. dtype: of the
-    weights. recompute: activations in backward.
+    weights. recompute: activations in backward. compile: our layers.
     """
 
     model: dict[str, Any]
@@ -29,6 +29,7 @@ class Scale:
     lora: int | None = None
     dtype: str = "float32"
     recompute: bool = False
+    compile: bool = False
 
     def length(self, tokens: int) -> int:
         """A workload's length at this scale."""

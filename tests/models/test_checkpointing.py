@@ -107,3 +107,30 @@ def test_nothing_is_moved_where_there_is_no_gpu(tiny_recipe: dict[str, Any]) -> 
     policy.zero_grad()
     offload_activations(policy)
     assert all(torch.equal(gradient, expected[name]) for name, gradient in _gradients(policy).items())
+
+
+def test_what_is_offloaded_comes_back_as_it_lay_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offload, "SMALLEST_BYTES", 0)
+    seen: list[tuple[int, ...]] = []
+
+    class Keep(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            ctx.save_for_backward(x.detach().transpose(0, 1).contiguous().transpose(0, 1))
+            return x * 2
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Tensor:
+            (kept,) = ctx.saved_tensors
+            seen.append(kept.stride())
+            return grad * 2
+
+    class Module(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = Keep.apply(x)  # type: ignore[no-untyped-call]
+            return found
+
+    module = Module()
+    offload_activations(module, lambda _: True)
+    module(torch.ones(3, 5, requires_grad=True)).sum().backward()
+    assert seen == [(1, 3)]

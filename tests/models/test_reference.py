@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from posttrain.batch import Source, TokenSequence
+from posttrain.data.collate import collate
+from posttrain.models.policy import Policy
 from posttrain.models.reference import follow, reference_of
 from posttrain.models.weights import digest, named_weights
 
@@ -44,3 +47,13 @@ def test_a_policy_that_stands_still_is_not_left() -> None:
     before = digest(reference.model)
     follow(reference, named_weights(model), 0.02)
     assert digest(reference.model) == before, "(1 - eta) w + eta w is w, to the bit"
+
+
+def test_it_computes_as_the_policy_does() -> None:
+    """Under mixed precision too: before the first update nothing lies between the two."""
+    model = _model().eval()
+    rows = collate([TokenSequence((1, 2, 3, 4, 5), (False, True, True, True, True), Source.ROLLOUTS, 0)])
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = Policy(model)(rows).logprobs
+    assert torch.equal(reference_of(model, mixed_precision="bf16")(rows).logprobs, expected)
+    assert not torch.equal(reference_of(model)(rows).logprobs, expected)
