@@ -22,8 +22,16 @@ WORKS = {
     "memory": ["peak memory of GRPO, 2 x 8"],
     "scaling": ["tokens", "group size", "vocabulary", "ranks"],
     "rewards": ["math_answer, 200 answers, to 1,000", "math_answer, 200 answers, to math", "gsm8k, 200"],
+    "device": [
+        *(
+            f"{layout} rows to padded ones, {dtype}"
+            for dtype in ("float32", "bfloat16")
+            for layout in ("packed", "shared")
+        ),
+        *(f"one sequence of 2,048 tokens, activations {how}" for how in ("kept", "computed twice")),
+    ],
 }
-CALLS = [["update", "sft", "dpo", "step"], ["memory"], ["scaling"], ["rewards"]]
+CALLS = [["update", "sft", "dpo", "step"], ["memory"], ["scaling"], ["rewards"], ["device"]]
 
 
 def command(*arguments: str) -> list[str]:
@@ -67,6 +75,10 @@ def test_rows(names: list[str], results: dict[str, tuple[str, list[dict[str, Any
 def test_targets(results: dict[str, tuple[str, list[dict[str, Any]]]]) -> None:
     rows = [row["target"] for names in CALLS[:2] for row in results[names[0]][1]]
     assert rows == pytest.approx([4, 1.8, 1 / 0.6, 1.5, 1.05, 1.6, *[1 / 1.1] * 4, 1 / 0.6])
+
+
+def test_packed_rows_are_exact(results: dict[str, tuple[str, list[dict[str, Any]]]]) -> None:
+    assert all(row["ratio"] >= 1 for row in results["device"][1][:4])
 
 
 def test_an_unknown_scale() -> None:
