@@ -86,10 +86,8 @@ class Judge:
         EndpointError where all of them did. JudgeBudgetError, or with over_budget: stop a RecipeError, where the budget
         does not hold what is asked. UserError where the server refuses the key or does not know the model.
         """
-        endpoint = _endpoint(self.url, self.model or None, self.concurrency, self.key_variable)
-        endpoint = Endpoint(
-            endpoint.url, endpoint.model, self.concurrency, self.request_seconds, self.attempts, key=self.key_variable
-        )
+        url, model = self.url.rstrip("/"), self.model or _only_model(self.url, self.key_variable)
+        endpoint = Endpoint(url, model, self.concurrency, self.request_seconds, self.attempts, key=self.key_variable)
         fields = {"temperature": self.temperature, "max_tokens": self.max_tokens, "seed": 0}
         places = [self._place(endpoint, messages, fields) for messages in conversations]
         kept = [json.loads(place.read_text())["text"] if place.is_file() else None for place in places]
@@ -137,9 +135,9 @@ class Judge:
 
 
 @cache
-def _endpoint(url: str, model: str | None, concurrency: int, key: str) -> Endpoint:
-    """Asked once for its models."""
-    return find_endpoint(url, model, concurrency, key)
+def _only_model(url: str, key: str) -> str:
+    """The server's only model; it is asked once."""
+    return find_endpoint(url, None, key=key).model
 
 
 @cache

@@ -188,7 +188,9 @@ def test_servers_that_fail(serve: Callable[..., JudgeServer], monkeypatch: pytes
     assert len(server.seen) == 4  # what failed is asked again, and alone
     monkeypatch.setenv("JUDGE_KEY", "open sesame")
     pointwise([QUESTION], ["new"], url=server.url, key_variable="JUDGE_KEY")
-    assert server.keys[-1] == "Bearer open sesame"
+    assert (server.keys[-1], server.seen[-1]["model"]) == ("Bearer open sesame", "judge")
+    pointwise([QUESTION], ["new"], url=server.url, model="another")  # which its list need not hold
+    assert server.seen[-1]["model"] == "another"
     refusing = serve(lambda asked: 401)
     with pytest.raises(UserError, match="JUDGE_KEY"):
         pointwise([QUESTION], ["a"], url=refusing.url, key_variable="JUDGE_KEY")
