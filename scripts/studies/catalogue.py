@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from studies.distill import DISTILL
 from studies.dr_po import DR_PO
+from studies.hindsight import HINDSIGHT
 from studies.hpt import HPT
 from studies.hypo import HYPO
 from studies.j_bond import J_BOND
+from studies.negotiation import NEGOTIATION
 from studies.oreal import OREAL
 from studies.osp import OSP
 from studies.p3o import P3O
@@ -15,4 +17,4 @@ from studies.study import Study
 from studies.token_model import TOKEN_MODEL
 
 _PAPERS = (HPT, OREAL, OSP, P3O, HYPO, DR_PO, J_BOND, DISTILL)
-STUDIES: dict[str, Study] = {study.name: study for study in (*_PAPERS, REWARD_MODELS, TOKEN_MODEL)}
+STUDIES: dict[str, Study] = {study.name: study for study in (*_PAPERS, REWARD_MODELS, TOKEN_MODEL, NEGOTIATION, HINDSIGHT)}
