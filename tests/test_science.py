@@ -15,7 +15,20 @@ from posttrain.config import load_recipe
 from posttrain.trainer.explain import explain
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
-NAMES = ["hpt", "oreal", "osp", "p3o", "hypo", "dr_po", "j_bond", "distill", "reward_models", "token_model", "negotiation", "hindsight"]
+NAMES = [
+    "hpt",
+    "oreal",
+    "osp",
+    "p3o",
+    "hypo",
+    "dr_po",
+    "j_bond",
+    "distill",
+    "reward_models",
+    "token_model",
+    "negotiation",
+    "hindsight",
+]
 
 
 @pytest.fixture(autouse=True)

@@ -17,4 +17,6 @@ from studies.study import Study
 from studies.token_model import TOKEN_MODEL
 
 _PAPERS = (HPT, OREAL, OSP, P3O, HYPO, DR_PO, J_BOND, DISTILL)
-STUDIES: dict[str, Study] = {study.name: study for study in (*_PAPERS, REWARD_MODELS, TOKEN_MODEL, NEGOTIATION, HINDSIGHT)}
+STUDIES: dict[str, Study] = {
+    study.name: study for study in (*_PAPERS, REWARD_MODELS, TOKEN_MODEL, NEGOTIATION, HINDSIGHT)
+}

@@ -1,4 +1,4 @@
-"""Negotiations for the studies: New Recruit with its scripted partner, demonstrations, held-out games, recorded play."""
+"""Negotiations for the studies: New Recruit and its scripted partner, demonstrations, held-out games, recordings."""
 
 from __future__ import annotations
 

@@ -54,8 +54,8 @@ FIGURES = {
 NEGOTIATION = Study(
     name="negotiation",
     title="Negotiation: demonstrations, then the environment",
-    paper="Reinforcement in the environment improves an agent beyond what it has imitated (issue of this repository; "
-    "the game is TextArena's New Recruit).",
+    paper="Reinforcement in the environment takes an agent beyond what it has imitated (the game is New Recruit of "
+    "TextArena, arXiv 2504.11442).",
     setting="A recruiter negotiates eight issues with a scripted candidate, whose demand and concern follow from the "
     "game's seed, in at most four lines of its own; 14,800 points are the most, 5,000 the middle of every issue. The "
     "demonstrations are a plain negotiator's, near the middle. 300 games are held out, played at temperature 1.",

@@ -35,6 +35,7 @@ RECORDING = {
 }
 
 AGENTS: dict[str, dict[str, Any]] = {
+    "dialogue_goal": {"settings": {"brief": True, "goal": 1}, "size": 1},
     "android_control": {"data": [RECORDING]},
     "miniwob": {"tasks": ["click-test", "enter-text"], "seeds_per_task": 1, "max_turns": 3, "processes": 1},
     "textworld": {"family": "coin_collector", "game": {"level": 2}, "size": 2, "max_turns": 4, "processes": 1},
