@@ -10,16 +10,12 @@ import contextlib
 import importlib.util
 import io
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from posttrain.catalog import install_command
-from posttrain.environments import Environment, Episode, Observation, Step, told
-from posttrain.environments.processes import InProcesses
-from posttrain.environments.speaker import Speaker
-from posttrain.environments.two_sided import PARTNER, Dialogues
+from posttrain.environments import Environment, Observation, Step, told
+from posttrain.environments.two_sided import PARTNER, TwoSidedProcesses
 from posttrain.errors import MissingDependencyError
-from posttrain.trajectory import Prompt
 
 _GAMES_PER_PROCESS = 1024
 _POLICY = "policy"
@@ -61,31 +57,6 @@ class Rules(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class _Games:
-    """The environment: games whose other side the rules' script plays, unless it is given a partner."""
-
-    scripted: Environment
-    unscripted: Environment
-
-    @property
-    def capacity(self) -> int | None:
-        """That of the processes."""
-        return self.scripted.capacity
-
-    async def reset(self, prompt: Prompt, columns: Mapping[str, Any], seed: int) -> tuple[Observation, Episode]:
-        """The game of the row's column `seed`."""
-        return await self.scripted.reset(prompt, columns, seed)
-
-    def with_partner(self, partner: Speaker) -> Environment:
-        """The game between the policy and `partner`."""
-        return Dialogues(self.unscripted, partner)
-
-    def close(self) -> None:
-        """End the processes."""
-        self.scripted.close()
-
-
 def in_processes(make: str, settings: Mapping[str, Any], processes: int, deadline_seconds: float) -> Environment:
     """The environment of the games that "module:function" `make` makes of `settings` and `scripted`.
 
@@ -93,11 +64,7 @@ def in_processes(make: str, settings: Mapping[str, Any], processes: int, deadlin
     """
     if importlib.util.find_spec("textarena") is None:
         raise MissingDependencyError(f"TextArena's games need it: {install_command('textarena')}")
-    scripted, unscripted = (
-        InProcesses(make, {**settings, "scripted": own}, processes, _GAMES_PER_PROCESS, deadline_seconds)
-        for own in (True, False)
-    )
-    return _Games(scripted, unscripted)
+    return TwoSidedProcesses.of(make, settings, processes, deadline_seconds, _GAMES_PER_PROCESS)
 
 
 class TextArenaGame:

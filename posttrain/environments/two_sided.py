@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from posttrain.environments import Environment, Episode, Guided, Observation, Step
+from posttrain.environments.processes import InProcesses
 from posttrain.environments.speaker import Speaker
 from posttrain.trajectory import Message, Prompt
 
@@ -85,6 +86,39 @@ class _Dialogue:
     async def close(self) -> None:
         """Close the game."""
         await self.game.close()
+
+
+@dataclass(frozen=True)
+class TwoSidedProcesses:
+    """A game in processes: its own script plays the other side, unless it is given a partner."""
+
+    scripted: Environment
+    unscripted: Environment
+
+    @classmethod
+    def of(
+        cls, make: str, settings: Mapping[str, Any], processes: int, deadline_seconds: float, episodes_per_process: int
+    ) -> TwoSidedProcesses:
+        """Of the games that "module:name" `make` makes of `settings` and `scripted`; a process starts with a game."""
+        limits = processes, episodes_per_process, deadline_seconds
+        return cls(*(InProcesses(make, {**settings, "scripted": own}, *limits) for own in (True, False)))
+
+    @property
+    def capacity(self) -> int | None:
+        """That of the processes."""
+        return self.scripted.capacity
+
+    async def reset(self, prompt: Prompt, columns: Mapping[str, Any], seed: int) -> tuple[Observation, Episode]:
+        """The game of the row's column `seed`, against the script."""
+        return await self.scripted.reset(prompt, columns, seed)
+
+    def with_partner(self, partner: Speaker) -> Environment:
+        """The game between the policy and `partner`."""
+        return Dialogues(self.unscripted, partner)
+
+    def close(self) -> None:
+        """End the processes."""
+        self.scripted.close()
 
 
 def joined(before: Prompt, after: Prompt) -> tuple[Message, ...]:

@@ -35,6 +35,7 @@ RECORDING = {
 }
 
 AGENTS: dict[str, dict[str, Any]] = {
+    "tau2": {"domain": "airline", "first": 2, "size": 1},
     "dialogue_goal": {"settings": {"brief": True, "goal": 1}, "size": 1},
     "android_control": {"data": [RECORDING]},
     "miniwob": {"tasks": ["click-test", "enter-text"], "seeds_per_task": 1, "max_turns": 3, "processes": 1},
