@@ -37,7 +37,7 @@ def tau2(
         name=f"tau2/{domain}",
         source=SourceSettings(path="tasks", config={"size": size or DOING_NOTHING[domain][1] - first, "seed": first}),
         rewards=(RewardSpec("episode_success"),),
-        environment=Named(name="tau2", domain=domain),
+        environment=Named.model_validate({"name": "tau2", "domain": domain}),
         episode=EpisodeSettings(max_turns=max_turns),
         partner=other,
         temperature=temperature,

@@ -61,6 +61,7 @@ class Service:
 
     def __init__(self, *, domain: Domain, scripted: bool) -> None:
         self.domain, self.scripted = domain, scripted
+        self.tools: Any = None
         self._told: list[str] = []
         self._calls: list[ToolCall] = []
 
@@ -105,7 +106,7 @@ class Service:
 
     def close(self) -> None:
         """Let the database go."""
-        self.tools = self.box = None
+        self.tools = None
 
     def _of_user(self, said: str) -> Step:
         if any(end in said for end in _ENDS):
@@ -134,14 +135,14 @@ class Service:
 
     def _user(self) -> tuple[Message, ...]:
         """What the user's role is told first."""
-        from inspect_evals.tau2.utils import USER_SIMULATOR_GUIDELINES  # type: ignore[import-untyped]
+        from inspect_evals.tau2.utils import USER_SIMULATOR_GUIDELINES
 
         scenario = f"{USER_SIMULATOR_GUIDELINES}\n<scenario>\n{self.task.user_scenario}\n</scenario>\n"
         return ({"role": "system", "content": scenario}, *told(_BEGIN))
 
 
 def _carry_out(function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
-    from inspect_ai.tool import ToolError  # type: ignore[import-untyped]
+    from inspect_ai.tool import ToolError
 
     try:
         function(**arguments)
@@ -152,7 +153,7 @@ def _carry_out(function: Callable[..., Any], arguments: Mapping[str, Any]) -> No
 @lru_cache
 def _tasks(domain: Domain) -> list[Any]:
     """The tasks of the domain's base split; DataError where there are none."""
-    from inspect_evals.tau2.data_model.tasks import Task  # type: ignore[import-untyped]
+    from inspect_evals.tau2.data_model.tasks import Task
     from inspect_evals.tau2.utils import TAU2_DATA_DIR
 
     folder = TAU2_DATA_DIR / "domains" / domain
@@ -188,10 +189,10 @@ def _database(domain: Domain) -> Any:
 
 def _tools_of(domain: Domain) -> Any:
     if domain == "airline":
-        from inspect_evals.tau2.airline.AirlineAgentTools import AirlineAgentTools  # type: ignore[import-untyped]
+        from inspect_evals.tau2.airline.AirlineAgentTools import AirlineAgentTools
 
         return AirlineAgentTools
-    from inspect_evals.tau2.retail.RetailAgentTools import RetailAgentTools  # type: ignore[import-untyped]
+    from inspect_evals.tau2.retail.RetailAgentTools import RetailAgentTools
 
     return RetailAgentTools
 
@@ -208,10 +209,10 @@ def _definitions(domain: Domain) -> dict[str, tuple[Callable[..., Any], Mapping[
     from inspect_ai.tool import ToolDef
 
     if domain == "airline":
-        from inspect_evals.tau2.airline.tools import all_airline_tools as made  # type: ignore[import-untyped]
+        from inspect_evals.tau2.airline.tools import all_airline_tools as made
     else:
-        from inspect_evals.tau2.retail.tools import all_retail_tools as made  # type: ignore[import-untyped]
-    found = {}
+        from inspect_evals.tau2.retail.tools import all_retail_tools as made
+    found: dict[str, tuple[Callable[..., Any], Mapping[str, Any]]] = {}
     for one in map(ToolDef, (make() for make in made)):
         parameters = one.parameters.model_dump(exclude_none=True)
         schema = {"name": one.name, "description": one.description, "parameters": parameters}
