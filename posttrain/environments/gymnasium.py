@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import importlib
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
+from posttrain.catalog.lookup import install_command
 from posttrain.environments import Environment, Observation, Step, told
 from posttrain.environments.processes import InProcesses
-from posttrain.errors import RecipeError
+from posttrain.errors import MissingDependencyError, RecipeError
 from posttrain.trajectory import Message
 
 _MOST_NUMBERS = 32
@@ -40,7 +42,10 @@ def gymnasium(
     on (default: the environment's own `actions` where it has such an enumeration, else numbers). render: observations
     are what it draws in mode "ansi". fully_observed: an observation is a state (`Turn.state`). instructions: the system
     message. solved_above: an episode whose rewards sum to more is solved. The rest: `processes.InProcesses`.
+    MissingDependencyError without Gymnasium.
     """
+    if find_spec("gymnasium") is None:
+        raise MissingDependencyError(f"environment 'gymnasium' needs that package: {install_command('gymnasium')}")
     return InProcesses(
         make="posttrain.environments.gymnasium:SpokenEpisode",
         settings={

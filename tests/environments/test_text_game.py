@@ -11,7 +11,7 @@ from posttrain import catalog
 from posttrain.environments import Observation, Step
 from posttrain.environments.text_game import TextGame, read_command
 from posttrain.environments.text_game_files import FAMILIES, game_file, game_spec
-from posttrain.errors import RecipeError
+from posttrain.errors import MissingDependencyError, RecipeError
 
 SMALL: dict[str, dict[str, Any]] = {
     "simple": {},
@@ -157,6 +157,14 @@ def test_rows_choose_the_game(cache: Path) -> None:
 def test_settings_are_checked_before_a_game_is_made(settings: dict[str, Any], why: str) -> None:
     with pytest.raises(RecipeError, match=why):
         catalog.build("environments", "text_game", settings)
+
+
+@pytest.mark.parametrize("package", ["textworld", "gymnasium"])
+def test_a_missing_package_is_named(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, settings = {"textworld": ("text_game", {}), "gymnasium": ("gymnasium", {"id": "CartPole-v1"})}[package]
+    monkeypatch.setattr(f"posttrain.environments.{name}.find_spec", lambda _: None)
+    with pytest.raises(MissingDependencyError, match=package):
+        catalog.build("environments", name, settings)
 
 
 def test_a_thought_is_no_command() -> None:
