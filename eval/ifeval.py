@@ -17,7 +17,7 @@ def ifeval(**asked: Unpack[Asked]) -> Benchmark:
     The other three accuracies of section 2.2 stand beside it. It needs the package langdetect.
     """
     if importlib.util.find_spec("langdetect") is None:
-        raise MissingDependencyError("benchmark ifeval: langdetect is not installed; pip install 'posttrain[ifeval]'")
+        raise MissingDependencyError("benchmark ifeval: langdetect is not installed; pip install 'posttrain[lm-eval]'")
     return question_benchmark(
         "ifeval",
         "google/IFEval",

@@ -62,6 +62,7 @@ def run_evaluations(
             results = [grade_responses(benchmarks[0], items[0], responses, grader)]
     else:
         assert model is not None
+        model = model.resolved()
         files = [_samples_file(one, model, seed, output, fresh) for one in benchmarks]
         results = _played(benchmarks, items, files, model, seed)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)

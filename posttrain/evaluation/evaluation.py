@@ -187,8 +187,10 @@ class Evaluation:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """The figures without the seconds, pass@k where there are several samples, and every completion."""
+        """The figures without the seconds, avg@k and pass@k where there are several samples, and every completion."""
         beside = {f"pass@{k}": value for k, value in self.pass_at.items()} if self.samples > 1 else {}
+        if self.samples > 1:
+            beside[f"avg@{self.samples}"] = self.pass_rate
         if self.majority is not None:
             beside[f"maj@{self.samples}"] = self.majority
         figures = {name: value for name, value in self.summary().items() if name != "seconds"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,14 @@ class NamedModel:
                 f"--value-weight {self.value_weight:g}: needs --engine transformers and a model with {VALUES_FILE}, "
                 "such as final/ of a run of ilql"
             )
+
+    def resolved(self) -> NamedModel:
+        """With the name of the model that an endpoint has, where none was given; UserError as `open_model`."""
+        if not self.is_endpoint or self.name is not None:
+            return self
+        from posttrain.endpoint import find_endpoint
+
+        return replace(self, name=find_endpoint(self.path, None).model)
 
     def identity(self) -> dict[str, Any]:
         """What tells its completions from those of another model: JSON."""

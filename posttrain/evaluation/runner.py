@@ -55,7 +55,8 @@ def evaluate(
     grader: of the benchmark's rewards. items: those of `load_items`, where they are loaded already; limit: only the
     first so many. samples: None is the benchmark's own. stop_ids: None reads them from the tokenizer. Ungraded
     completions are left out of the rate and counted; TooManyFailuresError where they are more than max_failure_rate
-    of those played. samples_file: where completions are written as they come; what it holds is not played again.
+    of those played. samples_file: where completions are written as they come, but for items beside which the engine
+    failed, so that they are tried another time; what it holds is not played again.
     on_progress is called with the number of items played and of all items.
     """
     benchmark = benchmark.with_samples(samples)
@@ -76,7 +77,7 @@ def evaluate(
             made = None if samples_file is None else samples_file.find(first, asked)
             if made is None:
                 made = play(asked)
-                if samples_file is not None:
+                if samples_file is not None and not any(map(_is_engine_failure, made.completions)):
                     samples_file.add(first, asked, made)
             completions += made.completions
             seconds += made.seconds
@@ -107,6 +108,10 @@ def _play(
 
 
 _SAMPLES_AT_ONCE = 256
+
+
+def _is_engine_failure(one: Completed) -> bool:
+    return one.error is not None and one.error.startswith("engine: ")
 
 
 def completed(trajectory: Trajectory, outcome: str, by: str | None = None) -> Completed:

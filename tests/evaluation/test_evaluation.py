@@ -76,7 +76,7 @@ def test_json_holds_figures_and_completions() -> None:
         "num_ungraded": 1,
     }
     assert content["interval"] == list(result.interval)
-    assert content["pass@1"] == pytest.approx(0.25)
+    assert content["pass@1"] == content["avg@2"] == pytest.approx(0.25)
     assert content["completions"][2] == {
         "id": "items#1",
         "completion": "x",

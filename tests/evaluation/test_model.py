@@ -98,6 +98,11 @@ def test_what_an_endpoint_refuses_is_counted(server: OpenAIServer) -> None:
     named = NamedModel(server.url, concurrency=1)
     (result,) = run_evaluations(*arguments, model=named, fresh=True)
     assert (result.num_ungraded, result.first_error) == (0, None)
+    server.faults = [400] * 13  # all items, and the first in the second attempt too
+    (failed,) = run_evaluations(*arguments, model=named, fresh=True)
+    assert failed.num_ungraded == 1
+    (again,) = run_evaluations(*arguments, model=named)
+    assert again.completions == result.completions  # what failed is asked again
     server.faults = [400] * 24
     with pytest.raises(TooManyFailuresError, match=r"12 x engine: .*status 400: as told: 400"):
         run_evaluations(*arguments, model=named, fresh=True)
