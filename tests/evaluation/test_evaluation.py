@@ -116,3 +116,24 @@ def test_parts_have_rates_of_their_own() -> None:
     assert [line[0] for line in lines] == ["benchmark", "tiny", "click", "type"]
     assert lines[2][1:3] == ["3", "66.7%"]
     assert lines[3][1:] == ["1", "all", "ungraded"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "gold", "solved"),
+    [
+        (["b", "a", "a"], "a", True),
+        (["a", "b", "b"], "a", False),
+        (["a", "b", None], "a", True),  # of equals the first
+        (["b", "a", None], "a", False),
+        ([None, None, "a"], "a", True),  # no answer, no vote
+        ([None, None, None], "a", False),
+    ],
+)
+def test_a_majority_is_counted_by_hand(answers: list[str | None], gold: str, solved: bool) -> None:
+    own = [
+        Completed(f"i{item}", "x", 1, 0.0, one == gold, StopReason.STOP, answer=one, extracted=one is not None)
+        for item, votes in enumerate((answers, [gold] * 3))
+        for one in votes
+    ]
+    ungraded = [Completed("i2", "x", 1, None, None, StopReason.STOP, answer=None, extracted=None)] * 3
+    assert Evaluation("tiny", 3, (*own, *ungraded), 1.0).majority == (1 + solved) / 2
