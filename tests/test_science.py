@@ -24,6 +24,7 @@ NAMES = [
     "dr_po",
     "j_bond",
     "distill",
+    "ui_s1",
     "reward_models",
     "token_model",
     "negotiation",

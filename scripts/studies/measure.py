@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
@@ -54,17 +54,19 @@ class Asking:
     max_tokens: int = 8
     samples: int = 1
     temperature: float = 0.0
+    environment: Mapping[str, Any] = field(default_factory=lambda: {"name": "single_turn"})
 
     def play(self, loaded: Loaded, seed: int) -> list[Group]:
         """The graded completions."""
-        source = SourceSettings(path=self.rows, chat=True)
+        own = dict(self.environment)
+        source = SourceSettings(path=self.rows, chat=own["name"] == "single_turn")
         sampling = Sampling(
             max_tokens=self.max_tokens,
             stop_token_ids=stop_token_ids(loaded.tokenizer),
             temperature=self.temperature,
         )
         engine = TransformersEngine(loaded.model, dtype="float32")
-        environment = catalog.build("environments", "single_turn", {})
+        environment = catalog.build("environments", own.pop("name"), own)
         collector = Collector(engine, environment, _grader(self.rewards), loaded.tokenizer, sampling)
         return collector.collect(list(load_source(source, "prompts")), self.samples, seed)
 
