@@ -116,15 +116,14 @@ class TextGame:
         """Give the game one command."""
         command, problem = read_command(action)
         if problem is not None:
-            return Step(Observation(actions=self._actions, state=self._anchor), invalid=problem)
+            return self._invalid(problem)
         before, score = self._anchor, self._now.score or 0
         self._now, _, done = self._env.step(command)
         if self._planner is not None:
             self._planner.missed.append(command)
         carried_out = _SUCCEEDED.search(self._now.raw) is not None
         if not carried_out and not done:
-            words = _clean(self._now.feedback) or "Nothing happens."
-            return Step(Observation(actions=self._actions, state=self._anchor), invalid=words)
+            return self._invalid(_clean(self._now.feedback) or "Nothing happens.")
         if self._walk and self._walk[0] == command:
             del self._walk[0]
         elif self._anchor != before:  # off the way: from here on, what TextWorld plans
@@ -150,6 +149,10 @@ class TextGame:
         if self._env is not None:
             self._env.close()
             self._env = None
+
+    def _invalid(self, why: str) -> Step:
+        """What was said is not carried out."""
+        return Step(Observation(told(self._text(why)), actions=self._actions, state=self._anchor), invalid=why)
 
     @property
     def _actions(self) -> tuple[str, ...]:

@@ -130,6 +130,7 @@ def test_actions_can_be_shown(cache: Path) -> None:
     game, first = start(cache, show_actions=True)
     assert first.messages[-1]["content"].endswith(f"You can: {'; '.join(first.actions)}")  # type: ignore[index]
     assert say(game.step("open chest drawer")).count("You can: ") == 1
+    assert say(game.step("open chest drawer")).startswith("That's already open.\nYou can: close chest drawer; ")
     game.close()
 
 
