@@ -1,7 +1,8 @@
-"""A language model as a judge: asked over HTTP, its answers kept on the disk, within a budget.
+"""A language model as a judge: asked over HTTP or held here, its answers kept on the disk, within a budget.
 
-Answers are found again by everything that was asked (server, model, messages, sampling), so that the same question is
-paid for once, in this run or another. The budget is that of one run: all workers of a trainer share its count.
+Answers are found again by everything that was asked (server or directory, model, messages, sampling), so that the same
+question is paid for once, in this run or another. The budget is that of one run: all workers of a trainer share its
+count.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import psutil
 
 from posttrain.endpoint import KEY, Answer, Endpoint, EndpointError, find_endpoint
 from posttrain.errors import RecipeError
+from posttrain.reward import local_judge
 
 Messages = tuple[Mapping[str, str], ...]
 
@@ -35,6 +37,8 @@ class Judging(TypedDict, total=False):
     """Settings of every judge; see `Judge`."""
 
     url: str
+    path: str
+    device: str
     model: str
     key_variable: str
     temperature: float
@@ -51,17 +55,20 @@ class Judging(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Judge:
-    """A model at an OpenAI-compatible server.
+    """A model at an OpenAI-compatible server, or in a directory here.
 
-    url: up to and with its version (http://host:8000/v1). model: "" is the only one that it lists. key_variable: the
-    environment variable that holds its key. temperature, max_tokens: of an answer. max_characters: of each text that
-    is judged; the middle of a longer one is cut out. request_seconds, attempts: of one request. concurrency: requests
-    at a time, of each worker. directory: where answers are kept (default: posttrain/judge in the user's cache).
-    max_calls, max_total_tokens: of one run, answers that are kept not among them; 0: no limit. over_budget: what is
-    then asked stays ungraded, or stops the run.
+    url: up to and with its version (http://host:8000/v1). path: in its place, a model directory or hub id that each
+    grading process holds itself, on `device` (`local_judge`; memory as for the reward `reward_model`). model: "" is the
+    only one that it lists. key_variable: the environment variable that holds its key. temperature, max_tokens: of an
+    answer. max_characters: of each text that is judged; the middle of a longer one is cut out. request_seconds,
+    attempts: of one request. concurrency: requests at a time, of each worker. directory: where answers are kept
+    (default: posttrain/judge in the user's cache). max_calls, max_total_tokens: of one run, answers that are kept not
+    among them; 0: no limit. over_budget: what is then asked stays ungraded, or stops the run.
     """
 
     url: str = "http://127.0.0.1:8000/v1"
+    path: str = ""
+    device: str = "cpu"
     model: str = ""
     key_variable: str = KEY
     temperature: float = 0.0
@@ -86,17 +93,21 @@ class Judge:
         EndpointError where all of them did. JudgeBudgetError, or with over_budget: stop a RecipeError, where the budget
         does not hold what is asked. UserError where the server refuses the key or does not know the model.
         """
-        url, model = self.url.rstrip("/"), self.model or _only_model(self.url, self.key_variable)
-        endpoint = Endpoint(url, model, self.concurrency, self.request_seconds, self.attempts, key=self.key_variable)
         fields = {"temperature": self.temperature, "max_tokens": self.max_tokens, "seed": 0}
-        places = [self._place(endpoint, messages, fields) for messages in conversations]
+        endpoint = None if self.path else self._endpoint()
+        who = local_judge.identity(self.path) if endpoint is None else [endpoint.url, endpoint.model]
+        places = [self._place(who, messages, fields) for messages in conversations]
         kept = [json.loads(place.read_text())["text"] if place.is_file() else None for place in places]
         asked = zip(places, conversations, kept, strict=True)
         new = {place: messages for place, messages, text in asked if text is None}
         if not new:
             return kept
         self._reserve(len(new))
-        answers = asyncio.run(endpoint.ask([(messages, fields) for messages in new.values()]))
+        answers: Sequence[Answer | EndpointError] = (
+            local_judge.answers(self.path, self.device, [*new.values()], self.temperature, self.max_tokens)
+            if endpoint is None
+            else asyncio.run(endpoint.ask([(messages, fields) for messages in new.values()]))
+        )
         failed = [one for one in answers if isinstance(one, EndpointError)]
         if len(failed) == len(conversations):
             raise failed[0]
@@ -107,13 +118,17 @@ class Judge:
         texts = {place: one.text for place, one in made.items()}
         return [texts.get(place) if text is None else text for place, text in zip(places, kept, strict=True)]
 
+    def _endpoint(self) -> Endpoint:
+        url, model = self.url.rstrip("/"), self.model or _only_model(self.url, self.key_variable)
+        return Endpoint(url, model, self.concurrency, self.request_seconds, self.attempts, key=self.key_variable)
+
     @property
     def _home(self) -> Path:
         cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         return Path(self.directory).expanduser() if self.directory else cache_home / "posttrain" / "judge"
 
-    def _place(self, endpoint: Endpoint, messages: Messages, fields: Mapping[str, Any]) -> Path:
-        asked = [endpoint.url, endpoint.model, [dict(message) for message in messages], fields]
+    def _place(self, who: Sequence[Any], messages: Messages, fields: Mapping[str, Any]) -> Path:
+        asked = [*who, [dict(message) for message in messages], fields]
         digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
         return self._home / digest[:2] / f"{digest}.json"
 

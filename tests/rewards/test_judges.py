@@ -11,12 +11,16 @@ from typing import Any
 import pytest
 
 from posttrain.catalog import find
+from posttrain.data.chat import encode_prompt, stop_token_ids
 from posttrain.errors import RecipeError, UserError
 from posttrain.reward import Grader, RewardSpec
 from posttrain.reward.fence import conversation, verdict
 from posttrain.reward.judge import Judge, JudgeBudgetError
+from posttrain.rollout.engine import Request, Sampling
+from posttrain.rollout.transformers_engine import TransformersEngine
 from posttrain.trajectory import StopReason, Trajectory, Turn
 from tests.judge_server import JudgeServer, decide, texts_of
+from tests.tiny import tiny_model
 
 pointwise, pairwise, rubric, debate = (
     find("rewards", f"judge_{kind}") for kind in ("pointwise", "pairwise", "rubric", "debate")
@@ -227,3 +231,20 @@ def test_a_real_model_that_says_no_verdict_grades_nothing(monkeypatch: pytest.Mo
         assert os.environ["OPENAI_API_KEY"] not in str(server.seen)
     finally:
         server.close()
+
+
+def test_a_model_in_a_directory_judges(tmp_path: Path) -> None:
+    """Its greedy answers are those of the sampler, kept like a server's; one that babbles decides nothing."""
+    model, tokenizer = tiny_model(max_position_embeddings=2048)
+    model.save_pretrained(tmp_path / "judge")
+    tokenizer.save_pretrained(tmp_path / "judge")
+    judge = Judge(path=str(tmp_path / "judge"), max_tokens=8, max_calls=1)
+    (said,) = judge.ask([QUESTION])
+    ids = encode_prompt(QUESTION, tokenizer)
+    engine = TransformersEngine(model, dtype="float32")
+    (drawn,) = engine.generate([Request(ids, 0)], Sampling(8, stop_token_ids(tokenizer), temperature=0.0))
+    assert said == tokenizer.decode(list(drawn.token_ids), skip_special_tokens=True)
+    assert judge.ask([QUESTION]) == [said], "kept: a second call would be over the budget"
+    assert pointwise([QUESTION], TEXTS[:1], path=str(tmp_path / "judge"), max_tokens=8) == [None]
+    with pytest.raises(RecipeError, match="no model can be loaded"):
+        Judge(path=str(tmp_path / "none")).ask([QUESTION])
