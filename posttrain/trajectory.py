@@ -56,7 +56,8 @@ class Turn:
     (`rollout.resets`); their text is part of `text`.
 
     What the environment said of the action: reward, None where it gave none; state, the name of the state that the
-    action was taken in, "" where it has none; invalid, why the action could not be carried out, None where it was.
+    action was taken in, "" where it has none; invalid, why the action could not be carried out, None where it was;
+    screenshot, a picture of what the action was taken in, as a data URI, "" where none was kept.
     masked: the turn is context only, its tokens are not trained on. off_path: what follows is not its consequence,
     because the conversation went on with another action in its place.
     """
@@ -72,6 +73,7 @@ class Turn:
     state: str = ""
     invalid: str | None = None
     masked: bool = False
+    screenshot: str = ""
     off_path: bool = False
 
     def added(self, before: Turn) -> tuple[int, ...]:

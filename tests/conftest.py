@@ -13,6 +13,7 @@ import yaml
 from hypothesis import settings
 
 from posttrain import sandbox
+from posttrain.environments.chromium import find_chromium
 from posttrain.errors import PosttrainError
 
 # Tiny models: threads cost more than they give, and those that wait should sleep. torch, not imported yet, reads this.
@@ -22,8 +23,18 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 settings.register_profile("same_every_time", derandomize=True)
 settings.load_profile("same_every_time")  # a gate gives the same answer for the same code
 
-SANDBOXED = ("test_sandbox", "code_tests", "humaneval", "mbpp")
-"""Parts of the names of tests that run code in the sandbox."""
+NEEDS: tuple[tuple[Callable[[], Any], tuple[str, ...]], ...] = (
+    (sandbox.check, ("test_sandbox", "code_tests", "humaneval", "mbpp")),
+    (
+        find_chromium,
+        (
+            "test_browser.py",
+            "test_browser_run",
+            "test_agents.py::test_the_expert_solves_it_and_babble_does_not[miniwob",
+        ),
+    ),
+)
+"""What not every machine has, and parts of the names of tests that need it."""
 
 
 SLOW_FIRST = (
@@ -37,12 +48,12 @@ SLOW_FIRST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow files first. Where no sandbox can be made, the tests that need one say so."""
+    """Slow files first. Where there is no sandbox or no Chromium, the tests that need it say so."""
     items.sort(key=lambda item: [not item.nodeid.startswith(name) for name in SLOW_FIRST])
-    wanting = [item for item in items if any(name in item.nodeid for name in SANDBOXED)]
-    if wanting:
+    for check, names in NEEDS:
+        wanting = [item for item in items if any(name in item.nodeid for name in names)]
         try:
-            sandbox.check()
+            check()
         except PosttrainError as error:
             for item in wanting:
                 item.add_marker(pytest.mark.skip(reason=str(error)))

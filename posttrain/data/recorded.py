@@ -50,6 +50,7 @@ def schema() -> Any:
         "state": pa.string(),
         "invalid": pa.string(),
         "masked": pa.bool_(),
+        "screenshot": pa.string(),
         "off_path": pa.bool_(),
     }
     columns = {

@@ -22,7 +22,8 @@ class Observation:
 
     tools: JSON schemas of functions, which the chat template shows; those of reset hold for the episode. actions: every
     action that can be taken here, where there are only so many; empty: any text. state: the name of the state, equal
-    where every action would do the same (`Turn.state`); "": it has none. info: for people, and for rewards.
+    where every action would do the same (`Turn.state`); "": it has none. info: for people, and for rewards; its
+    "screenshot", a picture as a data URI, is kept with the turn.
     """
 
     messages: Prompt = ()

@@ -282,8 +282,9 @@ function facts(one) {
   const versions = one.turns ? [...new Set(one.turns.map((turn) => turn.policy_version))] : [one.policy_version];
   const values = { step: one.step, prompt: one.prompt_id, group: one.group, rank: one.rank || null, sample: one.sample,
     attempt: one.attempt, by: one.by === "reference" ? one.by : null, turns: several ? one.turns.length : null,
+    "ended by": several || one.outcome !== null ? one.end : null, task: { true: "achieved", false: "not achieved" }[one.outcome],
     "stopped by": one.stop_reason, tokens: numTokens(one), "policy version": versions.length ? versions.join(", ") : null,
-    "sampled in": seconds(one.generation_seconds), "graded in": seconds(one.grading_seconds) };
+    "sampled in": seconds(one.generation_seconds), "environment took": seconds(one.environment_seconds), "graded in": seconds(one.grading_seconds) };
   for (const [name, value] of Object.entries(one.rewards || {})) values[`reward ${name}`] = value === null ? "failed" : figure(value);
   return make("dl", {}, ...Object.entries(values).filter(([, value]) => value !== null && value !== undefined)
     .map(([name, value]) => make("div", {}, make("dt", { textContent: visible(name) }), make("dd", { textContent: visible(String(value)) }))));
@@ -312,7 +313,8 @@ function turns(one) {
     const said = turn.before ? [make("div", { className: "bubble" },
       make("small", { textContent: k ? "environment" : "given, from a demonstration" }),
       make("div", { className: "text", textContent: visible(turn.before) }))] : [];
-    return [...said, sampled(one, turn, k + 1 < each.length ? each[k + 1].start : Infinity, each.length > 1 ? `turn ${k + 1}` : "")];
+    const picture = turn.screenshot ? [make("img", { className: "screen", src: turn.screenshot, alt: "what the action was taken in" })] : [];
+    return [...said, ...picture, sampled(one, turn, k + 1 < each.length ? each[k + 1].start : Infinity, each.length > 1 ? `turn ${k + 1}` : "")];
   });
 }
 
@@ -325,9 +327,11 @@ function sampled(one, turn, end, name) {
     text.append(span);
   });
   else text.append(visible(one.completion || "") || make("span", { className: "mute", textContent: "(nothing was sampled)" }));
-  const what = name ? [`version ${turn.policy_version}`, `${turn.num_tokens} tokens`, turn.stop_reason] : [];
+  const earned = turn.reward === null || turn.reward === undefined ? null : `reward ${figure(turn.reward)}`;
+  const what = name ? [`version ${turn.policy_version}`, `${turn.num_tokens} tokens`, turn.stop_reason, earned, turn.masked ? "not trained on" : null] : [];
   const label = [one.by === "reference" ? "reference" : "policy", name, ...what].filter(Boolean).join(" · ");
-  return make("div", { className: "bubble policy" }, make("small", { textContent: label }), text);
+  const refused = turn.invalid ? make("small", { className: "error", textContent: visible(`could not be done: ${turn.invalid}`) }) : null;
+  return make("div", { className: "bubble policy" }, make("small", { textContent: label }), text, refused);
 }
 
 function legend(one) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import pairwise
@@ -26,6 +27,9 @@ MAX_GROUPS, MAX_REPLACED, MAX_SAMPLES = 4, 1, 16
 """Groups of a step that are shown: trained on, and replaced or too old; trajectories of each."""
 MAX_ROLLOUTS = 400
 MAX_SAID = 4000
+MAX_PICTURE = 300_000
+"""Characters of a picture; larger ones are left out."""
+_PICTURE = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]+={0,2}")
 
 Decode = Callable[[tuple[int, ...]], str]
 Group = tuple[int, int]
@@ -98,6 +102,7 @@ def _record(row: Row, decode: Decode | None) -> tuple[Row, Any, bool]:
     turns = from_record(row).turns
     names = ("step", "group", "prompt_id", "attempt", "by", "reward", "rewards", "solved", "error", "dropped")
     record = {name: row[name] for name in (*names, "sample", "rank", "generation_seconds", "grading_seconds")}
+    record |= {"end": row["end"], "outcome": row["outcome"], "environment_seconds": row["environment_seconds"]}
     record["stop_reason"] = str(turns[-1].stop_reason) if turns else None
     tokens = [] if decode is None else [decode((token,)) for turn in turns for token in turn.completion_ids]
     logprobs = [value for turn in turns for value in turn.logprobs]
@@ -106,10 +111,13 @@ def _record(row: Row, decode: Decode | None) -> tuple[Row, Any, bool]:
 
 
 def _turns(turns: tuple[Turn, ...], decode: Decode | None) -> list[Row]:
-    """Each turn: where its tokens begin among those shown, which policy sampled it, and what was said before it."""
+    """Each turn: where its tokens begin among those shown, which policy sampled it, and what was said before it.
+
+    And what the environment said of it. Where a turn does not go on from the one before, all that it read is shown.
+    """
     num_tokens = sum(len(turn.completion_ids) for turn in turns)
     before = [turn.prompt_ids[len(turn.prompt_ids) - turn.num_given :] for turn in turns[:1]]
-    before += [turn.added(last) for last, turn in pairwise(turns)]
+    before += [_read(last, turn) for last, turn in pairwise(turns)]
     shown: list[Row] = []
     start = 0
     for turn, said in zip(turns, before, strict=True):
@@ -120,10 +128,26 @@ def _turns(turns: tuple[Turn, ...], decode: Decode | None) -> list[Row]:
                 "policy_version": turn.policy_version,
                 "stop_reason": str(turn.stop_reason),
                 "before": short(decode(said), MAX_SAID) if decode and said else "",
+                "reward": turn.reward,
+                "invalid": turn.invalid,
+                "masked": turn.masked,
+                "screenshot": _picture(turn.screenshot),
             }
         )
         start += len(turn.completion_ids)
     return shown
+
+
+def _read(before: Turn, turn: Turn) -> tuple[int, ...]:
+    """What the policy read since the turn before, or all of it where it reads something else."""
+    known = before.prompt_ids + before.completion_ids
+    return turn.added(before) if turn.prompt_ids[: len(known)] == known else turn.prompt_ids
+
+
+def _picture(screenshot: str) -> str:
+    """A picture that the page can show."""
+    whole = _PICTURE.fullmatch(screenshot) if len(screenshot) <= MAX_PICTURE else None
+    return screenshot if whole else ""
 
 
 def _shown_at(index: int, num_tokens: int) -> int:

@@ -51,7 +51,7 @@ class RunningEpisode:
         )
         self.conversation = Conversation(slot.example.prompt, self.limits.history_turns)
         self._episode: Episode | None = None
-        self._state = ""
+        self._state = self._screenshot = ""
         self._began = time.monotonic()
 
     @property
@@ -86,7 +86,7 @@ class RunningEpisode:
             observation, self._episode = started
             self.trajectory.prompt = observation.messages
             self.conversation.start(observation)
-            self._state = observation.state
+            self._state, self._screenshot = observation.state, observation.info.get("screenshot", "")
 
     async def take(self, prompt_ids: tuple[int, ...], completion: Completion, text: str) -> None:
         """Record a completion and ask the environment for its answer."""
@@ -102,6 +102,7 @@ class RunningEpisode:
             text,
             len(self.given),
             state=self._state,
+            screenshot=self._screenshot,
         )
         before = self.trajectory.turns
         self.trajectory.turns += (turn,)
@@ -126,6 +127,7 @@ class RunningEpisode:
             return
         self.conversation.add(text if step.said is None else step.said, messages_of(step))
         self._state = self._state if step.invalid is not None else step.observation.state
+        self._screenshot = step.observation.info.get("screenshot", "")
 
     def end(self, end: EpisodeEnd, solved: bool | None = None) -> None:
         """Nothing more is played; where a limit ended it before the environment did, it is not solved."""

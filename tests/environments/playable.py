@@ -45,6 +45,24 @@ class Counter:
             self.helper.kill()
 
 
+class Fragile:
+    """An episode of one step. Rows whose task is "broken" fail at it: their process dies, or their code raises."""
+
+    def reset(self, columns: Mapping[str, Any], seed: int) -> Observation:
+        self.columns = columns
+        return Observation(told("1 + 1 = "))
+
+    def step(self, action: str) -> Step:
+        if self.columns["task"] == "broken":
+            if self.columns["seed"] % 2:
+                os._exit(7)
+            raise IndexError("pop from empty list")
+        return Step(terminated=True, solved=action[:1] < "5")
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
 class Broken:
     def __init__(self) -> None:
         pass

@@ -19,7 +19,7 @@ from posttrain.evaluation.report_store import stored_rollouts
 from posttrain.models.tokenizer import character_tokenizer
 from posttrain.trainer.step_data import Played, StepData
 from posttrain.trainer.store import TrajectoryStore
-from posttrain.trajectory import Dropped, Group, StopReason, Trajectory, Turn
+from posttrain.trajectory import Dropped, EpisodeEnd, Group, StopReason, Trajectory, Turn
 
 TOKENIZER = character_tokenizer()
 
@@ -76,6 +76,22 @@ def test_tokens_given_by_a_demonstration_are_shown(tmp_path: Path) -> None:
     (record,) = data(tmp_path)["rollouts"]
     assert record["turns"][0]["before"] == "first"
     assert "".join(record["tokens"]) == "second"
+
+
+def test_what_the_environment_said_of_a_turn_is_shown(tmp_path: Path) -> None:
+    picture = "data:image/png;base64,iVBORw0KGgo="
+    turns = (
+        turn("page 1", "click", 0, reward=0.0, invalid="no such element", masked=True, screenshot=picture),
+        turn("page 2", "type", 0, reward=1.0, screenshot="data:image/svg+xml,<svg onload='alert(1)'/>"),
+        turn("page 2type more", "ok", 0, screenshot=picture + "A" * report_store.MAX_PICTURE),
+    )
+    write(tmp_path, 1, [[episode(turns=turns, end=EpisodeEnd.TURNS, outcome=False)]])
+    (record,) = data(tmp_path)["rollouts"]
+    assert (record["end"], record["outcome"]) == ("turns", False)
+    first, second, third = record["turns"]
+    assert (first["reward"], first["invalid"], first["masked"]) == (0.0, "no such element", True)
+    assert [one["before"] for one in record["turns"]] == ["", "page 2", " more"], "all, where nothing is gone on with"
+    assert [one["screenshot"] for one in (first, second, third)] == [picture, "", ""]
 
 
 def test_what_was_not_trained_on_is_marked_and_counted(tmp_path: Path) -> None:
