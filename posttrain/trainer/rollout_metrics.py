@@ -29,8 +29,9 @@ def rollout_metrics(
     dropped as too old are counted (`num_dropped_groups`) and left out of everything else. graded: whether rewards are
     read; otherwise failures are counted. rewards: of which of them the mean is told apart (`rewards/NAME`). reference:
     whether logprobs of a reference are recorded; then kl_to_reference is the mean over completions of sum_t log
-    pi_sampler/pi_ref, in nats: KL(pi || pi_ref) where the sampler draws from the whole distribution. What there is
-    nothing of has no figure.
+    pi_sampler/pi_ref, in nats: KL(pi || pi_ref) where the sampler draws from the whole distribution. turns_mean,
+    invalid_actions_share: of episodes of several turns, the latter over all turns. What there is nothing of has no
+    figure.
     """
     policys = [one for one in data.played if not one.by_reference]
     stale = {one.group for one in policys if one.trajectory.dropped is Dropped.STALE}
@@ -51,9 +52,10 @@ def rollout_metrics(
         sum(t.error is not None for t in trajectories),
         len(ages),
         sum(ages),
+        sum(t.num_invalid for t in trajectories),
     ]
     sums = add_over_ranks(accelerator, torch.tensor(local, dtype=torch.float64)).tolist()
-    groups, dropped, num, num_graded, truncated, reward, shaping, solved, tokens, failed, turns, age = sums
+    groups, dropped, num, num_graded, truncated, reward, shaping, solved, tokens, failed, turns, age, invalid = sums
     oldest = largest_over_ranks(accelerator, max(ages, default=0))
     metrics = {"num_groups": groups, "num_dropped_groups": dropped}
     metrics |= {"num_graded": num_graded, "num_ungraded": num - num_graded} if graded else {"num_failed": failed}
@@ -63,6 +65,8 @@ def rollout_metrics(
         metrics["shaping_mean"] = shaping / num_graded
     if num:
         metrics |= {"num_truncated": truncated, "completion_tokens_mean": tokens / num, "rollout_tokens": tokens}
+    if turns > num:
+        metrics |= {"turns_mean": turns / num, "invalid_actions_share": invalid / turns}
     if turns:
         metrics |= {"staleness_mean": age / turns, "staleness_max": oldest}
     apart = [[t.rewards.get(name) for t in with_reward] for name in rewards]
