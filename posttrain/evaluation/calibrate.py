@@ -98,7 +98,7 @@ def calibrate(
     what, predicted, seen = asked.of_kind(list(examples), kind)
     if not predicted:
         raise DataError(f"{examples.description}: nothing to compare: no two trajectories of a prompt differ in reward")
-    figures = calibration(predicted, seen)
+    figures = calibration(predicted, seen, mirrored=what == "pairs")
     result = Calibrated(path, examples.description, what, found.names[asked.column], figures)
     if json_file is not None:
         json_file.write_text(json.dumps(result.to_json(), indent=2) + "\n")

@@ -59,17 +59,21 @@ class Calibration:
 
 
 def calibration(
-    probabilities: Sequence[float], outcomes: Sequence[float], *, num_bins: int = 10, seed: int = 0
+    probabilities: Sequence[float],
+    outcomes: Sequence[float],
+    *,
+    mirrored: bool = False,
+    num_bins: int = 10,
+    seed: int = 0,
 ) -> Calibration:
     """The figures of probabilities [n] and outcomes [n], 0 or 1 (or shares between); ValueError where n is 0.
 
-    For preferences p_i = sigma(s_chosen - s_rejected) and every outcome is 1: then a pair counts in both orders, p_i
-    with outcome 1 and 1 - p_i with 0, as the order in which a pair is written down means nothing.
+    mirrored: of pairs whose preferred side has the chance p_i; every outcome is 1. Then what is calibrated is the
+    chance of the likelier side, max(p_i, 1 - p_i), as the order in which a pair is written down means nothing.
     """
     if not len(probabilities) or len(probabilities) != len(outcomes):
         raise ValueError(f"{len(probabilities)} probabilities and {len(outcomes)} outcomes; allowed: as many, not none")
     p, y = np.asarray(probabilities, float), np.asarray(outcomes, float)
-    mirrored = bool((y == 1).all())
     right = np.where(p == 0.5, 0.5, (p > 0.5) == (y > 0.5))
     error, error_interval = _bootstrap(lambda i: _error(p[i], y[i], num_bins, mirrored), len(p), seed)
     losses = _log_loss(p, y)

@@ -101,7 +101,8 @@ class RewardModel:
 
     def step_ends(self, scored: Scored, completion: Completion) -> list[int]:
         """The places of the tokens that complete the completion's steps."""
-        ends = step_ends(steps_of(text_of(completion)), scored.token_ids, self.tokenizer)
+        text = text_of(completion) or self.tokenizer.decode(scored.token_ids, skip_special_tokens=True)
+        ends = step_ends(steps_of(text), scored.token_ids, self.tokenizer)
         return [end for end in ends if end is not None] or [len(scored.token_ids) - 1]
 
     def sequence(self, prompt: Prompt, completion: Completion) -> TokenSequence:

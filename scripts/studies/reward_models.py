@@ -32,13 +32,13 @@ def _measure(run: Finished) -> Figures:
     chances = [
         1 / (1 + math.exp(rejected - chosen)) for chosen, rejected in zip(scores[::2], scores[1::2], strict=True)
     ]
-    found = calibration(chances, [1.0] * len(chances))
+    found = calibration(chances, [1.0] * len(chances), mirrored=True)
     gold = [one.columns["gold_chosen"] - one.columns["gold_rejected"] for one in examples]
     agrees = [
         (chance > 0.5) == (difference > 0) for chance, difference in zip(chances, gold, strict=True) if difference
     ]
     ideal = [1 / (1 + math.exp(-TASK.sharpness * difference)) for difference in gold]
-    best = calibration(ideal, [1.0] * len(ideal))
+    best = calibration(ideal, [1.0] * len(ideal), mirrored=True)
     return {
         "accuracy": found.accuracy,
         "best_accuracy": best.accuracy,
@@ -61,12 +61,12 @@ REWARD_MODELS = Study(
     setting="Two spellings of a word backward, with up to three wrong letters each; the gold reward is minus their "
     "number, and the judge prefers the better one with probability sigma(difference), so that even the gold "
     "reward is not always right ('best'). 400 held-out words.",
-    equal="the starting model, 2,000 pairs, 200 steps of 32 pairs.",
+    equal="the starting model, 2,000 pairs, 120 steps of 32 pairs.",
     base=base(
         {"model": {"path": START}, "preferences": rows(Rows(TASK, "train", 2000))},
-        steps=200,
+        steps=120,
         prompts_per_step=32,
-        learning_rate=5e-4,
+        learning_rate=1e-3,
     ),
     arms=(
         _arm("Bradley-Terry"),

@@ -49,12 +49,12 @@ TOKEN_MODEL = Study(
     "sec. 3.2).",
     setting="Seven letters, of which the one in the middle decides: it is a c in half of the completions, the "
     "solved ones. 400 held-out prompts.",
-    equal="there is one arm: 150 steps of 32 completions from a model that writes letters by chance.",
+    equal="there is one arm: 120 steps of 32 completions from a model that writes letters by chance.",
     base=base(
         {"model": {"path": START}, "trajectories": rows(Rows(TASK, "train", 1500))},
-        steps=150,
+        steps=120,
         prompts_per_step=32,
-        learning_rate=5e-4,
+        learning_rate=2e-3,
     ),
     arms=(Arm("token model", ({"algorithm": "outcome_reward"},)),),
     figures={

@@ -27,12 +27,12 @@ def test_by_hand() -> None:
 
 def test_pairs_count_in_both_orders() -> None:
     """Chances 0.8 and 0.4 of the preferred side: confident 0.8 and right, confident 0.6 and wrong."""
-    found = calibration([0.8, 0.4, 0.5], [1.0, 1.0, 1.0], num_bins=5)
+    found = calibration([0.8, 0.4, 0.5], [1.0, 1.0, 1.0], mirrored=True, num_bins=5)
     assert found.accuracy == pytest.approx((1 + 0 + 0.5) / 3)
     assert found.num_ties == 1
     assert found.calibration_error == pytest.approx((0.2 + 0.6 + 0.0) / 3)
     assert all(one.low >= 0.5 for one in found.bins)
-    sure = calibration([1.0] * 20, [1.0] * 20)
+    sure = calibration([1.0] * 20, [1.0] * 20, mirrored=True)
     assert (sure.calibration_error, sure.log_loss, sure.brier) == (0.0, 0.0, 0.0)
 
 
@@ -44,12 +44,13 @@ def test_chances_that_come_true_as_often_as_they_say_are_calibrated(pairs: bool)
     if pairs:  # the preferred side's chance is p where it was drawn so, else 1 - p
         chances = [p if won else 1 - p for p, won in zip(chances, so, strict=True)]
         so = [True] * len(chances)
-    found = calibration(chances, [float(one) for one in so])
+    found = calibration(chances, [float(one) for one in so], mirrored=pairs)
     assert found.calibration_error < 2 * found.floor
     assert found.floor < 0.02
     low, high = found.calibration_interval
     assert low < high < 0.05
-    boasting = calibration([min(1.0, max(0.0, 1.8 * (p - 0.5) + 0.5)) for p in chances], [float(one) for one in so])
+    stretched = [min(1.0, max(0.0, 1.8 * (p - 0.5) + 0.5)) for p in chances]
+    boasting = calibration(stretched, [float(one) for one in so], mirrored=pairs)
     assert boasting.calibration_error > 3 * boasting.floor
     assert boasting.log_loss > found.log_loss
 
