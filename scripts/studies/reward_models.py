@@ -10,11 +10,12 @@ from posttrain.config.schema import SourceSettings
 from posttrain.data.sources import load_source
 from posttrain.evaluation.calibration import calibration
 from posttrain.evaluation.reward_model import RewardModel
-from studies.common import START, base, rows
+from studies.common import base, rows
+from studies.oreal import START
 from studies.study import Arm, Claim, Figure, Figures, Finished, Study, Tree
-from studies.tasks import Judged, Reverse, Rows
+from studies.tasks import Judged, Rows
 
-TASK = Judged(Reverse(3, 6))
+TASK = Judged()
 HELD_OUT = Rows(TASK, "held_out", 400)
 
 
@@ -37,7 +38,7 @@ def _measure(run: Finished) -> Figures:
     agrees = [
         (chance > 0.5) == (difference > 0) for chance, difference in zip(chances, gold, strict=True) if difference
     ]
-    ideal = [1 / (1 + math.exp(-TASK.sharpness * difference)) for difference in gold]
+    ideal = [1 / (1 + math.exp(-difference)) for difference in gold]
     best = calibration(ideal, [1.0] * len(ideal), mirrored=True)
     return {
         "accuracy": found.accuracy,
@@ -58,15 +59,15 @@ REWARD_MODELS = Study(
     paper="A Bradley-Terry reward model ranks held-out completions as its judge does (arXiv 2307.09288, sec. 3.2); a "
     "centre penalty keeps its scores near 0 at no cost (arXiv 2312.09244); goal-conditioned contrast adds accuracy "
     "(arXiv 2407.13887, table 2).",
-    setting="Two spellings of a word backward, with up to three wrong letters each; the gold reward is minus their "
-    "number, and the judge prefers the better one with probability sigma(difference), so that even the gold "
-    "reward is not always right ('best'). 400 held-out words.",
-    equal="the starting model, 2,000 pairs, 120 steps of 32 pairs.",
+    setting="Two strings of a, b and c; the gold reward is the number of c's, and the judge prefers the better one "
+    "with probability sigma(difference), so that even the gold reward is not always right ('best'). 400 held-out "
+    "pairs.",
+    equal="a starting model that writes letters by chance, 1,000 pairs, 100 steps of 32 pairs.",
     base=base(
-        {"model": {"path": START}, "preferences": rows(Rows(TASK, "train", 2000))},
-        steps=120,
+        {"model": {"path": START}, "preferences": rows(Rows(TASK, "train", 1000))},
+        steps=100,
         prompts_per_step=32,
-        learning_rate=1e-3,
+        learning_rate=3e-3,
     ),
     arms=(
         _arm("Bradley-Terry"),

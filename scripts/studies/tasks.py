@@ -149,33 +149,26 @@ class Compared:
 
 @dataclass(frozen=True)
 class Judged:
-    """Two spellings of a word backward with 0 to `most` wrong letters each, of which a noisy judge prefers one.
+    """Two strings of a, b and c, of which a noisy judge prefers one; the gold reward is the number of c's.
 
-    The gold reward is minus the number of wrong letters; the first is chosen with probability sigma(sharpness times
-    the difference of rewards). No two are alike.
+    The first is chosen with probability sigma(difference of their gold rewards). No two are alike.
     """
 
-    task: Reverse
-    most: int = 3
-    sharpness: float = 1.0
+    shortest: int = 3
+    longest: int = 7
+    letters: str = "abcdefgh"
 
     def __call__(self, generator: random.Random) -> Row:
         """One row, with the gold rewards of its sides."""
-        row = self.task(generator)
-        answer = str(row["answer"])
-        sides: list[tuple[str, int]] = []
-        while len(sides) < 2 or sides[0][0] == sides[1][0]:
-            sides = [self._side(answer, generator) for _ in range(2)]
-        chance = 1 / (1 + math.exp(-self.sharpness * (sides[0][1] - sides[1][1])))
-        chosen, rejected = sides if generator.random() < chance else sides[::-1]
-        gold = {"gold_chosen": chosen[1], "gold_rejected": rejected[1]}
-        return {"prompt": row["prompt"], "chosen": chosen[0], "rejected": rejected[0]} | gold
-
-    def _side(self, answer: str, generator: random.Random) -> tuple[str, int]:
-        written = answer
-        for _ in range(generator.randint(0, self.most)):
-            written = misspelt(written, self.task.letters, generator)
-        return written, -sum(a != b for a, b in zip(written, answer, strict=True))
+        sides = ["", ""]
+        while sides[0] == sides[1]:
+            sides = ["".join(generator.choices("abc", k=generator.randint(self.shortest, self.longest))) for _ in "ab"]
+        gold = [side.count("c") for side in sides]
+        first = generator.random() < 1 / (1 + math.exp(gold[1] - gold[0]))
+        chosen, rejected = (0, 1) if first else (1, 0)
+        prompt = "".join(generator.choices(self.letters, k=5))
+        known = {"gold_chosen": gold[chosen], "gold_rejected": gold[rejected]}
+        return {"prompt": prompt, "chosen": sides[chosen], "rejected": sides[rejected]} | known
 
 
 def misspelt(word: str, letters: str, generator: random.Random) -> str:

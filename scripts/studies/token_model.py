@@ -49,10 +49,10 @@ TOKEN_MODEL = Study(
     "sec. 3.2).",
     setting="Seven letters, of which the one in the middle decides: it is a c in half of the completions, the "
     "solved ones. 400 held-out prompts.",
-    equal="there is one arm: 120 steps of 32 completions from a model that writes letters by chance.",
+    equal="there is one arm: 200 steps of 32 completions from a model that writes letters by chance.",
     base=base(
         {"model": {"path": START}, "trajectories": rows(Rows(TASK, "train", 1500))},
-        steps=120,
+        steps=200,
         prompts_per_step=32,
         learning_rate=2e-3,
     ),
