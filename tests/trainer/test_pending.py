@@ -9,7 +9,7 @@ from posttrain.data.examples import Example, Outcome
 from posttrain.trainer.pending import load_pending, save_pending
 from posttrain.trainer.step_data import Drawn, Played, StepData
 from posttrain.trainer.window import Window
-from posttrain.trajectory import Dropped, Group, StopReason, Trajectory, Turn
+from posttrain.trajectory import Dropped, EpisodeEnd, Group, StopReason, Trajectory, Turn
 
 OTHER = Outcome("3", None)
 CHAT = ({"role": "user", "content": "1 + 1 =\u2028 \ud800"},)
@@ -18,7 +18,20 @@ CHAT = ({"role": "user", "content": "1 + 1 =\u2028 \ud800"},)
 def _trajectory(number: int) -> Trajectory:
     turn = Turn((1, 2), (3, 4 + number), (-0.1, -1 / 3), StopReason.STOP, number, "2", 1)
     rewards = {"right": 1.0, "other": None}
-    return Trajectory("row#1", 0, CHAT, {"answer": "2"}, (turn,), 0.7, rewards, None, None, "gone", Dropped.STALE)
+    return Trajectory(
+        "row#1",
+        0,
+        CHAT,
+        {"answer": "2"},
+        (turn,),
+        0.7,
+        end=EpisodeEnd.TURNS,
+        outcome=False,
+        rewards=rewards,
+        turn_rewards=(0.5,),
+        error="gone",
+        dropped=Dropped.STALE,
+    )
 
 
 def test_steps_and_windows_come_back(tmp_path: Path) -> None:
