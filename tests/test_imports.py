@@ -23,7 +23,7 @@ LEVELS = (  # lowest first; parts of one level do not import each other
     {"evaluation"},
     {"curation"},
     {"trainer"},
-    {"doctor"},
+    {"data_commands", "doctor"},
     {"__main__"},
 )
 LEVEL = {part: number for number, parts in enumerate(LEVELS) for part in parts}
