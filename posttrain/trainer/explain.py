@@ -162,7 +162,9 @@ def _models(recipe: Recipe, algorithm: Algorithm) -> dict[str, str]:
         plan["reference"] = _reference(recipe, algorithm)
     if algorithm.plan.critic is not None:
         start = recipe.critic.path or "the model's start"
-        plan["critic"] = f"a second trained model from {start}, a scalar for each {algorithm.plan.critic}"
+        reading = algorithm.plan.critic
+        said = "V of the state and Q of every token" if reading == "actions" else f"a scalar for each {reading}"
+        plan["critic"] = f"a second trained model from {start}, {said}"
     if recipe.teacher is not None:
         plan["teacher"] = f"{_model(recipe.teacher)}, frozen, in {recipe.teacher.dtype}"
     return plan
