@@ -17,7 +17,8 @@ def online_dpo(
 
     y_w and y_l are the rollouts of the highest and the lowest reward of a prompt's group (the paper: of two, by an
     annotator; eq. 1 for l, which `dpo` explains; beta 0.1 as in TRL's OnlineDPO). A prompt whose rewards are all equal
-    gives no pair, where TRL takes the first as preferred.
+    gives no pair, where TRL takes the first as preferred. A rollout may be an episode: its log pi/pi_ref is summed over
+    its actions in all turns, so that pairs are of whole trajectories (GRAPE's and TPO's).
     """
     preference = PolicyTerm(
         Source.PREFERENCES,

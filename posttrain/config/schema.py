@@ -136,7 +136,8 @@ class CriticSettings(Closed):
     path, revision: the causal language model whose decoder it starts from (default: the policy's start). learning_rate
     and max_grad_norm are its own (0 does not clip; DeepSpeed clips both models' gradients as one, at training's norm);
     schedule and optimiser are training's. warmup_steps: the run's first steps, in which it alone learns: the policy
-    does not change at all.
+    does not change at all. So a critic gets used to the rollouts of a policy that was trained on data, before that
+    policy moves and without the data (warm-start RL, arXiv 2412.07762: recipe tiny/warm_start).
     """
 
     path: str | None = None

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from posttrain.algorithms import load
 from posttrain.batch import Source, TokenBatch, TokenSequence
@@ -170,6 +171,12 @@ def test_an_episode_of_several_sequences_is_paired_as_a_whole() -> None:
     ]
     batch = TokenBatch.from_sequences(made)
     assert (batch.lengths.tolist(), batch.pair_index.tolist()) == ([4, 4], [7, 7])
+    logprobs = torch.linspace(-2.0, -0.3, 8, dtype=torch.float64, requires_grad=True)
+    reference = torch.linspace(-1.0, -2.0, 8, dtype=torch.float64)
+    ratios = (logprobs - reference).view(2, 4).sum(1)  # over both turns, each a sequence, of either episode
+    (expected,) = torch.autograd.grad(-torch.nn.functional.logsigmoid(0.3 * (ratios[0] - ratios[1])), logprobs)
+    loss = load("online_dpo", beta=0.3)(batch.replace(logprobs=logprobs, reference_logprobs=reference)).loss
+    torch.testing.assert_close(torch.autograd.grad(loss, logprobs)[0], expected)
     chances = [[0.5, 0.9, 0.8], [0.1, 0.5, 0.6], [0.2, 0.4, 0.5]]
     made, _ = rollouts_of(_rollouts(None, None, None, turns=2), 0, load("osp", pairs="all"), chances, 0)
     assert TokenBatch.from_sequences(made).pair_index.tolist() == [0, 0, 1, 1, 2, 2]
