@@ -121,6 +121,22 @@ def record(
 
 
 @app.command()
+def explore(
+    recipe: Annotated[str, typer.Argument(help="A recipe with prompts and an environment that lists its actions.")],
+    demonstrations: Annotated[str, typer.Option(help="A file as `posttrain record` writes it.")],
+    overrides: Overrides = None,
+    count: Annotated[int, typer.Option(min=1, help="Episodes to play, the recipe's prompts in turn.")] = 1000,
+    output: Annotated[Path, typer.Option(help="The .jsonl or .parquet file to write.")] = Path("found.jsonl"),
+) -> None:
+    """Explore what resembles demonstrations, and write the episodes that succeed as more of them."""
+    from posttrain.config.load import load_recipe
+    from posttrain.curation.explore import explore as run
+
+    loaded = load_recipe(recipe, overrides or [], stop_at_warnings=False).recipe
+    print(run(loaded, demonstrations, count, output).text())
+
+
+@app.command()
 def search(
     recipe: Annotated[str, typer.Argument(help="A recipe with prompts and an environment.")],
     overrides: Overrides = None,

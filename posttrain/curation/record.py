@@ -103,15 +103,17 @@ async def _episode(environment: Environment, example: Example, recipe: Recipe) -
     tools: dict[str, Any] = {"tools": [dict(tool) for tool in observation.tools]} if observation.tools else {}
     columns = {name: value for name, value in example.columns.items() if name != "prompt"} | tools
     if limits.history_turns is not None:
-        return [_row(messages, (_said(action),), columns) for messages, action in seen]
+        return [demonstration_row(messages, (said(action),), columns) for messages, action in seen]
     (first, _), (last, action) = seen[0], seen[-1]
-    return [_row(first, (*last[len(first) :], _said(action)), columns)]
+    return [demonstration_row(first, (*last[len(first) :], said(action)), columns)]
 
 
-def _said(action: str) -> dict[str, Any]:
+def said(action: str) -> dict[str, Any]:
+    """An action as a message."""
     return {"role": "assistant", "content": action}
 
 
-def _row(prompt: Sequence[Any], completion: Sequence[Any], columns: dict[str, Any]) -> dict[str, Any]:
+def demonstration_row(prompt: Sequence[Any], completion: Sequence[Any], columns: dict[str, Any]) -> dict[str, Any]:
+    """A row of a file of demonstrations: prompt, completion, and the task's columns."""
     messages = {"prompt": [dict(one) for one in prompt], "completion": [dict(one) for one in completion]}
     return messages | columns
