@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.config import Recipe
+from posttrain.config.schema import SourceSettings
 from posttrain.curation.record import demonstration_row, said
 from posttrain.curation.written import check_output, write_rows
 from posttrain.data.examples import Example
-from posttrain.data.sources import SourceSettings, load_source
+from posttrain.data.sources import load_source
 from posttrain.environments import Environment, told
 from posttrain.errors import DataError, RecipeError
 from posttrain.evaluation.partner import make_environment
