@@ -155,6 +155,26 @@ def search(
     print(search_tasks(loaded, count, output, proposals=proposals, tries=tries, past=past, future=future))
 
 
+@app.command()
+def watch(
+    source: Annotated[str, typer.Argument(help="Demonstrations; with --model: rows {observations: [text, ...]}.")],
+    output: Annotated[Path, typer.Argument(help="The .jsonl or .parquet file to write.")],
+    model: Annotated[str | None, typer.Option(help="What names the actions: a directory or hub id.")] = None,
+    engine: Annotated[str, typer.Option(help="transformers or vllm.")] = "transformers",
+    max_tokens: Annotated[int, typer.Option(min=1, help="Of an action.")] = 64,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Rows that teach which action leads from one observation to the next; with --model, actions for recordings."""
+    from posttrain.curation.demonstrate import Writer
+    from posttrain.curation.watch import label, transitions
+
+    if model is None:
+        print(f"{transitions(source, output):,} rows")
+    else:
+        writer = Writer(model, engine=engine, temperature=0.0, max_tokens=max_tokens, seed=seed)
+        print(label(Path(source), output, writer).text())
+
+
 @app.command("label-steps")
 def label_steps(
     recipe: RecipeArgument,

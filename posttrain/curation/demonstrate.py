@@ -97,7 +97,7 @@ def demonstrate(documents: SourceSettings, output: Path, writer: Writer) -> Writ
     done = {(row["document"], row["sample"]) for file in (output, rejected_file) for row in _lines(file, made_by)}
     samples = range(writer.samples)
     left = [example for example in sources if not done.issuperset((example.id, sample) for sample in samples)]
-    collector = _collector(writer)
+    collector = open_writer(writer)
     at_once = max(1, _COMPLETIONS_AT_ONCE // writer.samples)
     with output.open("a", encoding="utf-8") as kept, rejected_file.open("a", encoding="utf-8") as rejected:
         for start in range(0, len(left), at_once):
@@ -141,7 +141,7 @@ def _prompted(documents: SourceSettings, template: Path) -> SourceSettings:
     return documents.model_copy(update={"template": template.read_text(encoding="utf-8"), "chat": True})
 
 
-def _collector(writer: Writer) -> Collector:
+def open_writer(writer: Writer) -> Collector:
     """Plays single turns with the writer's model, ungraded."""
     if writer.samples > 1 and writer.temperature == 0:
         raise RecipeError(f"--samples {writer.samples} with temperature 0 are all the same; allowed: above 0")
