@@ -99,7 +99,7 @@ class TextArenaGame:
         invalid = self._heard(speaker) if refused and speaker == self.player else None
         observation = Observation(info=self._speaks()) if invalid else self._answered(self._speaks())
         if not state.done:
-            return Step(observation, invalid=invalid)
+            return Step(observation, 0.0, invalid=invalid)
         points = self.rules.points(self._game, self.player)
         achieved = self.rules.achieved(self._game, self.player)
         return Step(observation, points, terminated=True, solved=achieved, info={"reason": self._reason()})

@@ -25,7 +25,7 @@ def play(seed: int, lines: list[str], **settings: Any) -> tuple[TextArenaGame, l
 
 def test_points_of_an_agreement_are_the_reward() -> None:
     _, (offered, accepted) = play(0, [written(LOGROLL), "[Accept]"], scripted=False)
-    assert offered.observation.info["speaks"] == "partner" and offered.reward is None and not offered.terminated
+    assert offered.observation.info["speaks"] == "partner" and offered.reward == 0.0 and not offered.terminated
     assert accepted.terminated and accepted.solved and accepted.reward == 7400 / MOST_POINTS
     _, (_, low) = play(0, [written([2] * 8), "[Accept]"], scripted=False, goal=5000)
     recruiter = -3000 + 2000 - 1200 + 600 + 800 + 2000 + 400 + 1600
