@@ -16,7 +16,7 @@ SPELL = Reverse(3, 7)
 
 @dataclass(frozen=True)
 class Typed:
-    """A word is typed backward, a letter a turn, each answered by what stands on the screen: a recorded trajectory.
+    """A word is typed, a letter a turn, each answered by what stands on the screen: a recorded trajectory.
 
     single: one step of it alone, its history that of the recording, and `answer` its letter.
     """
@@ -27,7 +27,7 @@ class Typed:
     def __call__(self, generator: random.Random) -> Row:
         """One row."""
         row = self.task(generator)
-        answer = str(row["answer"])
+        answer = str(row["prompt"])
         messages: list[dict[str, str]] = [_say("user", str(row["prompt"]))]
         for place, letter in enumerate(answer, start=1):
             messages += [_say("assistant", letter), _say("user", answer[:place])]
@@ -43,7 +43,7 @@ def _say(role: str, content: str) -> dict[str, str]:
 
 RECORDED = Rows(Typed(SPELL), "train", 1000)
 SINGLE = Rows(Typed(SPELL, single=True), "train", 4000)
-START = from_scratch(Rows(Typed(Reverse(3, 5)), "train", 2000, stream=1), steps=200)
+START = from_scratch(Rows(Typed(Reverse(3, 5)), "train", 2000, stream=1), steps=150)
 HELD_OUT = Rows(Typed(SPELL), "held_out", 300)
 
 
@@ -71,7 +71,7 @@ UI_S1 = Study(
     title="UI-S1: reinforcement learning on recordings, as if they were live",
     paper="On recorded trajectories, rollouts on the own history with patches beat imitation, and reinforcement "
     "of single steps, the more patches the better (arXiv 2509.11543, table 2 and the ablation of the threshold).",
-    setting="Words of three to seven letters are typed backward, a letter a turn, each turn answered by what stands on "
+    setting="Words of three to seven letters are typed, a letter a turn, each turn answered by what stands on "
     "the screen; 1,000 recordings. SOP: how much of a held-out recording the policy goes through before its first "
     "mistake (PG), how many it goes through whole (TSR), and the mean of the two.",
     equal=f"the starting model, {STEPS} optimiser steps of 16 prompts, with 8 rollouts each but for imitation; "
