@@ -66,11 +66,11 @@ def kill_family(pid: int) -> None:
     started: Sequence[psutil.Process] = ()
     with suppress(psutil.NoSuchProcess):
         started = psutil.Process(pid).children(recursive=True)
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)
-    for one in started:
+    for one in started:  # first, since this process may itself be in the group
         with suppress(psutil.NoSuchProcess):
             one.kill()
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
 
 
 def die_with_parent() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from posttrain import catalog
 from posttrain.data.held_out import problem
 from posttrain.data.ngrams import Overlap, overlaps, words
+from posttrain.data.sources import TASKS
 from posttrain.errors import RecipeError, UserError
 from posttrain.evaluation.runner import load_items
 
@@ -63,5 +64,8 @@ def num_short(questions: Questions, n: int) -> int:
 
 def _read(name: str, path: str | None) -> Questions:
     settings: dict[str, Any] = {} if path is None else {"data": path}
-    items = load_items(catalog.build("eval", name, settings))
+    benchmark = catalog.build("eval", name, settings)
+    if benchmark.source.path == TASKS:
+        raise RecipeError(f"benchmark {name}: its tasks are made by seed; there is no text to compare")
+    items = load_items(benchmark)
     return Questions(name, tuple(item.id for item in items), tuple(problem(item) for item in items))

@@ -23,7 +23,7 @@ from typing import Any
 
 from posttrain import catalog
 from posttrain.errors import UserError
-from posttrain.reward.graded import Graded
+from posttrain.reward.graded import Graded, Measured
 from posttrain.reward.signature import is_batched, is_grouped
 
 Reward = Callable[..., Any]
@@ -172,7 +172,7 @@ def _outcome(value: Any) -> Outcome:
         return Failure("returned None", "the reward could not grade it")
     if isinstance(value, str | bytes) or not hasattr(value, "__float__"):
         return Failure("not a number", f"returned {value!r:.100}")
-    number = value if isinstance(value, Graded) else float(value)
+    number = value if isinstance(value, Graded | Measured) else float(value)
     return number if math.isfinite(number) else Failure("not finite", f"returned {number}")
 
 
