@@ -44,6 +44,7 @@ def record(recipe: Recipe, count: int, output: Path) -> Recorded:
     task. Where the recipe limits what the policy sees of its history (`episode.history_turns`), a row is a turn, with
     what the policy would see then. RecipeError where the recipe has no prompts or the environment no expert.
     """
+    output.parent.mkdir(parents=True, exist_ok=True)
     check_output(output)
     if not recipe.prompts:
         raise RecipeError("prompts: not set; the tasks that an expert is to play are read from there")
