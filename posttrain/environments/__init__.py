@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from posttrain.trajectory import Message, Prompt
+from posttrain.trajectory import Message, Prompt, Turn
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Observation:
     tools: JSON schemas of functions, which the chat template shows; those of reset hold for the episode. actions: every
     action that can be taken here, where there are only so many; empty: any text. state: the name of the state, equal
     where every action would do the same (`Turn.state`); "": it has none. info: for people, and for rewards; its
-    "screenshot", a picture as a data URI, is kept with the turn.
+    "screenshot", a picture as a data URI, is kept with the turn. prompt_ids: the tokens that the policy continues, in
+    place of what the template makes of the messages; None: what it makes.
     """
 
     messages: Prompt = ()
@@ -31,6 +32,7 @@ class Observation:
     actions: tuple[str, ...] = ()
     state: str = ""
     info: Mapping[str, Any] = field(default_factory=dict)
+    prompt_ids: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Step:
     said: what the conversation goes on with in place of the policy's own text; off_path: what follows is therefore not
     the action's consequence, and returns do not reach across. aside: messages that are added for one turn alone, to ask
     the policy for something in between; that turn's answer gives `said`. masked: nothing is learnt from the turn.
+    anew: the observation is all that the policy reads next, as at reset, not an answer to what it said.
     """
 
     observation: Observation = Observation()
@@ -57,6 +60,7 @@ class Step:
     off_path: bool = False
     aside: tuple[Message, ...] = ()
     masked: bool = False
+    anew: bool = False
 
 
 def told(text: str) -> tuple[Message, ...]:
@@ -73,6 +77,15 @@ class Episode(Protocol):
 
     async def close(self) -> None:
         """Free what the episode holds."""
+        ...
+
+
+@runtime_checkable
+class TakesTurns(Protocol):
+    """An episode that is to know the tokens of what the policy said: `take` is called in place of `step`."""
+
+    async def take(self, turn: Turn) -> Step:
+        """Answer the policy's completion."""
         ...
 
 

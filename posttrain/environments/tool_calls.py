@@ -139,7 +139,7 @@ class Toolbox:
 
         A function that raises is answered with {"error": ...}, as in TRL; the calls after it are carried out.
         """
-        calls = [self._typed(call) for call in calls]
+        calls = [typed(call, self._parameters(call.name)) for call in calls]
         mistake = next((found for call in calls if (found := self._mistake(call)) is not None), None)
         if mistake is not None:
             return Answered(tuple(_message(call.name, str({"error": mistake})) for call in calls), mistake)
@@ -160,24 +160,28 @@ class Toolbox:
         wrong = next(Draft202012Validator(schema).iter_errors(dict(call.arguments)), None)
         return None if wrong is None else f"{call.name}: {wrong.message[:_BRIEF]}"
 
-    def _typed(self, call: ToolCall) -> ToolCall:
-        """Arguments as JSON's types, where they were written as text; without nulls that may be left out."""
-        properties = self._parameters(call.name).get("properties", {})
-        values = dict(call.arguments)
-        for key, value in call.arguments.items():
-            wanted = properties.get(key, {})
-            if value is None and wanted.get("nullable"):
-                del values[key]
-            elif not call.typed and isinstance(value, str) and wanted.get("type") != "string":
-                values[key] = _value(value)
-        return ToolCall(call.name, values)
-
     def _parameters(self, name: str) -> Mapping[str, Any]:
         schema: Mapping[str, Any] = next(
             (one["function"] for one in self.schemas if one["function"]["name"] == name), {}
         )
         parameters: Mapping[str, Any] = schema.get("parameters") or {}
         return parameters
+
+
+def typed(call: ToolCall, parameters: Mapping[str, Any]) -> ToolCall:
+    """Arguments as JSON's types, where they were written as text; without nulls that may be left out.
+
+    parameters: the schema of the tool's.
+    """
+    properties = parameters.get("properties") or {}
+    values = dict(call.arguments)
+    for key, value in call.arguments.items():
+        wanted = properties.get(key, {})
+        if value is None and wanted.get("nullable"):
+            del values[key]
+        elif not call.typed and isinstance(value, str) and wanted.get("type") != "string":
+            values[key] = _value(value)
+    return ToolCall(call.name, values)
 
 
 def _message(name: str, content: str) -> Message:

@@ -162,7 +162,8 @@ class Collector:
         first: dict[int, tuple[int, ...]] = {}  # samples of one prompt hold the same object: each is rendered once
         found: dict[int, tuple[int, ...]] = {}
         for episode in episodes:
-            conversation, known = episode.conversation, id(episode.conversation.prompt)
+            conversation = episode.conversation
+            known = id(conversation.prompt if conversation.given_ids is None else conversation.given_ids)
             if episode.trajectory.turns:
                 found[id(episode)] = conversation.encode(self.tokenizer)
                 if prompt_error(len(found[id(episode)]), self.engine.window) is not None:

@@ -3,7 +3,8 @@
 Each turn's prompt is what the chat template makes of all messages. Where that begins with the text of the turn before
 and what was sampled then, the earlier tokens are kept as they were and only the new text is tokenised; where the
 template rewrites earlier turns, or `history_turns` drops them, the prompt is tokenised anew and begins a new training
-sequence (`rollout.sequences`).
+sequence (`rollout.sequences`). A conversation that is told anew at every turn (`Step.anew`) goes on in the same way
+from the longest of all its earlier turns; where its tokens are given, these are the prompt.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 class Conversation:
     """What was said so far. history_turns: how many of its earlier turns the policy sees; None: all.
 
-    aside: messages for the next turn alone; `add` forgets them.
+    aside: messages for the next turn alone; `add` forgets them. given_ids: the tokens of the prompt, where they were
+    given with it.
     """
 
     def __init__(self, prompt: Prompt, history_turns: int | None = None) -> None:
@@ -32,15 +34,21 @@ class Conversation:
         self.aside: tuple[Message, ...] = ()
         self._history_turns = history_turns
         self._turns: list[tuple[Message, ...]] = []
-        self._before: _Sampled | None = None
+        self.given_ids: tuple[int, ...] | None = None
+        self._earlier: tuple[_Sampled, ...] = ()
+        self._sampled: tuple[_Sampled, ...] = ()
 
     def start(self, observation: Observation) -> None:
-        """Begin with what reset said."""
-        self.prompt, self.tools = observation.messages, observation.tools
+        """Begin with what reset said, or again with what a step says in place of all before it."""
+        self.prompt, self.tools, self.given_ids = observation.messages, observation.tools, observation.prompt_ids
+        self.aside, self._turns, self._earlier = (), [], self._sampled
 
     def sampled(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> None:
         """Remember the exact tokens of a turn; call it before `add`."""
-        self._before = _Sampled(self.messages, tuple(prompt_ids), tuple(completion_ids))
+        messages = self.messages
+        if self.given_ids is None and not isinstance(messages, str):
+            now = _Sampled(messages, self.tools, tuple(prompt_ids), tuple(completion_ids))
+            self._sampled = (*self._earlier, now)
 
     def add(self, said: str, answer: Sequence[Message]) -> None:
         """The policy's text of a turn, or what stands in its place, and what the environment answered."""
@@ -60,21 +68,32 @@ class Conversation:
 
     def encode(self, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
         """The tokens of `messages`, those of earlier turns as they were sampled where the text goes on from them."""
-        messages, before = self.messages, self._before
-        if isinstance(messages, str) or before is None or isinstance(before.messages, str):
+        if self.given_ids is not None:
+            return self.given_ids
+        messages = self.messages
+        if isinstance(messages, str) or not self._sampled:
             return encode_prompt(messages, tokenizer, self.tools)
         text = render(messages, tokenizer, generation_prompt=True, tools=self.tools)
-        known = render(before.messages, tokenizer, generation_prompt=True, tools=self.tools)
-        known += tokenizer.decode(list(before.completion_ids), skip_special_tokens=False)
-        if not text.startswith(known):
+        known = [(len(said), one) for one in self._sampled if text.startswith(said := one.text(tokenizer))]
+        if not known:
             return encode_text(text, tokenizer)
-        return before.prompt_ids + before.completion_ids + encode_text(text[len(known) :], tokenizer)
+        length, before = max(known, key=lambda one: one[0])
+        return before.prompt_ids + before.completion_ids + encode_text(text[length:], tokenizer)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Sampled:
     """A turn as it was sampled: what the policy had read, its tokens, and those of the completion."""
 
-    messages: Prompt
+    messages: Sequence[Message]
+    tools: Sequence[Mapping[str, Any]]
     prompt_ids: tuple[int, ...]
     completion_ids: tuple[int, ...]
+    _text: str | None = None
+
+    def text(self, tokenizer: PreTrainedTokenizerBase) -> str:
+        """All of it, as the template writes it and the policy wrote it."""
+        if self._text is None:
+            said = tokenizer.decode(list(self.completion_ids), skip_special_tokens=False)
+            self._text = render(self.messages, tokenizer, generation_prompt=True, tools=self.tools) + said
+        return self._text

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from posttrain.config.schema import EpisodeSettings
 from posttrain.data.examples import Example
-from posttrain.environments import Environment, Episode, Step, told
+from posttrain.environments import Environment, Episode, Step, TakesTurns, told
 from posttrain.errors import PosttrainError, RunError
 from posttrain.rollout.conversation import Conversation
 from posttrain.rollout.engine import Completion
@@ -84,7 +84,7 @@ class RunningEpisode:
         started = await self._guarded(environment.reset(example.prompt, example.columns, seed))
         if started is not None:
             observation, self._episode = started
-            self.trajectory.prompt = observation.messages
+            self.trajectory.prompt = observation.messages or self.trajectory.prompt
             self.conversation.start(observation)
             self._state, self._screenshot = observation.state, observation.info.get("screenshot", "")
 
@@ -107,7 +107,9 @@ class RunningEpisode:
         before = self.trajectory.turns
         self.trajectory.turns += (turn,)
         assert self._episode is not None
-        step = await self._guarded(self._episode.step(text))
+        episode = self._episode
+        answer = episode.take(turn) if isinstance(episode, TakesTurns) else episode.step(text)
+        step = await self._guarded(answer)
         if step is None:
             return
         masked = step.masked or (step.invalid is not None and self.limits.invalid == "mask")
@@ -117,15 +119,18 @@ class RunningEpisode:
         if end is not None:
             self.end(end, step.solved)
             return
-        if isinstance(self.conversation.prompt, str):
+        if step.anew:
+            self.conversation.start(step.observation)
+        elif isinstance(self.conversation.prompt, str):
             raise RunError(
                 f"the environment goes on after a completion of the plain text prompt {self.trajectory.prompt_id}; "
                 "allowed: conversations (set `chat: true` on the source, or let reset return messages)"
             )
-        if step.aside:
+        elif step.aside:
             self.conversation.aside = step.aside
             return
-        self.conversation.add(text if step.said is None else step.said, messages_of(step))
+        else:
+            self.conversation.add(text if step.said is None else step.said, messages_of(step))
         self._state = self._state if step.invalid is not None else step.observation.state
         self._screenshot = step.observation.info.get("screenshot", "")
 

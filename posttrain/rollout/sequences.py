@@ -13,19 +13,23 @@ def rollout_sequences(
 
     number: of the trajectory within its group; its sequences share it, so that statistics count the trajectory once.
 
-    A turn whose prompt starts with every token so far continues the sequence: token_ids = prompt + completion + the
-    new part of the next prompt + its completion ...; any other turn (a template that rewrites earlier turns) begins a
-    new one. action_mask is True on sampled tokens, one behavior_logprob each, but on those of masked turns; what these
-    earned counts for the turn before, or the first that is not masked. An ungraded trajectory has reward None.
+    A turn whose prompt starts with every token of a sequence so far continues it, the longest where there are several:
+    token_ids = prompt + completion + the new part of the next prompt + its completion ...; any other turn (a template
+    that rewrites earlier turns) begins a new one. action_mask is True on sampled tokens, one behavior_logprob each, but
+    on those of masked turns; what these earned counts for the turn before, or the first that is not masked. A sequence
+    of masked turns alone is left out where there are others. An ungraded trajectory has reward None.
     """
     sequences: list[list[tuple[int, Turn]]] = []
-    ids: tuple[int, ...] = ()
+    ids: list[tuple[int, ...]] = []
     for index, turn in enumerate(trajectory.turns):
-        if sequences and turn.prompt_ids[: len(ids)] == ids:
-            sequences[-1].append((index, turn))
-        else:
-            sequences.append([(index, turn)])
-        ids = turn.prompt_ids + turn.completion_ids
+        fitting = [place for place, so_far in enumerate(ids) if turn.prompt_ids[: len(so_far)] == so_far]
+        place = max(fitting, key=lambda one: len(ids[one]), default=len(ids))
+        if place == len(sequences):
+            sequences.append([])
+        sequences[place].append((index, turn))
+        ids[place : place + 1] = [turn.prompt_ids + turn.completion_ids]
+    learnt = [turns for turns in sequences if not all(turn.masked for _, turn in turns)]
+    sequences = learnt or sequences
     return [_sequence(turns, trajectory, group, number, source) for turns in sequences]
 
 
