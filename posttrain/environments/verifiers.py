@@ -40,7 +40,7 @@ def verifiers(
     *,
     env: str,
     args: dict[str, Any] | None = None,
-    tokenizer: str | None = None,
+    train_client: dict[str, Any] | None = None,
     solved_from: float = 1.0,
     episodes: int = 32,
     deadline_seconds: float = 600.0,
@@ -50,9 +50,9 @@ def verifiers(
     args: verifiers' own [env] block, `{id: user-sim, taskset: {...}, agent: {harness: {id: "null"}, max_turns: 8}}`. A
     role without a runtime gets `subprocess` where its harness runs no code; else it must name one. Speakers that are
     not trainable there are not trained on. solved_from: the reward (the mean over the trained speakers) from which an
-    episode counts as solved. tokenizer: a model's directory or hub id, for the environment to tokenise with verifiers'
-    renderers (/inference/v1/generate) in place of our chat template. episodes: how many at once. deadline_seconds:
-    from an answer to the next call. MissingDependencyError without verifiers, RecipeError where it refuses the
+    episode counts as solved. train_client: settings of verifiers' TrainClientConfig, as {renderer_model_name: DIR}: its
+    renderers tokenise in place of our chat template, and call /inference/v1/generate. episodes: how many at once.
+    deadline_seconds: from an answer to the next call. MissingDependencyError without verifiers, RecipeError where it refuses the
     settings.
     """
     if find_spec("verifiers") is None:
@@ -60,7 +60,7 @@ def verifiers(
     for name, value in (("episodes", episodes), ("deadline_seconds", deadline_seconds)):
         if value <= 0:
             raise RecipeError(f"environment verifiers: {name} is {value}; allowed: above 0")
-    return _Verifiers(Setup(env, args or {}, tokenizer), solved_from, episodes, deadline_seconds)
+    return _Verifiers(Setup(env, args or {}, train_client), solved_from, episodes, deadline_seconds)
 
 
 @dataclass

@@ -23,11 +23,11 @@ _BRIEF = 300
 
 @dataclass(frozen=True)
 class Setup:
-    """What the process is told first: a taskset, the settings of verifiers' [env] block, whose tokenizer renders."""
+    """What the process is told first: a taskset, the settings of verifiers' [env] block, and of its TrainClient."""
 
     taskset: str
     settings: Mapping[str, Any]
-    tokenizer: str | None = None
+    train_client: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,7 @@ def _load(setup: Setup) -> Any:
     given["taskset"] = {**(given.get("taskset") or {}), "id": setup.taskset}
     config = kind.model_validate(given)
     environment = load_environment(config)
+    _client(setup, {"base_url": "http://127.0.0.1/v1", "api_key_var": _NO_KEY})
     for name, role in agent_config_fields(config).items():
         harness = environment._harnesses[name]
         if harness.EXECUTES_CODE and name not in stated:
@@ -130,6 +131,15 @@ def _is_role(default: Any) -> bool:
 
 def _states_runtime(default: Any, given: Any) -> bool:
     return "runtime" in default.model_fields_set or (isinstance(given, Mapping) and "runtime" in given)
+
+
+def _client(setup: Setup, where: Mapping[str, str]) -> Any:
+    """How verifiers calls the policy: in messages, or in tokens."""
+    import verifiers.v1 as vf
+
+    if setup.train_client is None:
+        return vf.EvalClientConfig.model_validate(where)
+    return vf.TrainClientConfig.model_validate({**setup.train_client, **where})
 
 
 @dataclass
@@ -183,13 +193,8 @@ class _Worker:
     async def _episode(self, play: Play) -> Ended:
         import verifiers.v1 as vf
 
-        url, key = f"{play.url}/v1", {"api_key_var": _NO_KEY}
-        name = self.setup.tokenizer
-        client = (
-            vf.EvalClientConfig(base_url=url, **key)
-            if name is None
-            else vf.TrainClientConfig(base_url=url, renderer_model_name=name, **key)
-        )
+        where = {"base_url": f"{play.url}/v1", "api_key_var": _NO_KEY}
+        client = _client(self.setup, where)
 
         def speaks(trace: Any) -> None:
             self.pipe.send(Speaks(play.episode, trace.id, bool(trace.agent.trainable)))

@@ -204,3 +204,89 @@ def test_what_turns_earned_reaches_their_tokens() -> None:
     assert batch.turn_rewards.tolist() == [3.0, 3.0, 0.5, 0.5, 3.5, 2.0, 2.0]
     assert batch.turn_index.tolist() == [0, 0, 2, 2, 3, 0, 0]
     assert batch.state_index.tolist() == [0, 0, 1, 1, 0, 0, 0]
+
+
+def asked(*said: str) -> Observation:
+    roles = ("user", "assistant")
+    return Observation(tuple({"role": roles[place % 2], "content": text} for place, text in enumerate(said)))
+
+
+def test_a_conversation_told_anew_goes_on_from_the_longest_of_its_turns() -> None:
+    """Two speakers in turn, and a third call that goes on from the first speaker's first turn."""
+    talk, unknown = Conversation(""), TOKENIZER.unk_token_id  # a token that its text would not give back
+    known: list[tuple[int, ...]] = []
+    for said in (("a",), ("b",), ("a", "x", "c"), ("b", "x", "d"), ("a", "x", "e"), ("a", "y", "c")):
+        talk.start(asked(*said))
+        prompt = talk.encode(TOKENIZER)
+        known.append(prompt + (*encode_text("x", TOKENIZER), TOKENIZER.eos_token_id))
+        talk.sampled(prompt, known[-1][len(prompt) :])
+    assert TOKENIZER.decode(known[2]) == "<|user|>a<|end|><|assistant|>x<|end|><|user|>c<|end|><|assistant|>x<|end|>"
+    for after, before in ((2, 0), (3, 1), (4, 0)):
+        assert known[after][: len(known[before])] == known[before]
+    assert known[5][: len(known[0])] != known[0]
+
+    talk = Conversation("")
+    talk.start(asked("a"))
+    prompt = talk.encode(TOKENIZER)
+    talk.sampled(prompt, (unknown,))
+    talk.start(asked("a", TOKENIZER.decode([unknown]), "c"))
+    assert talk.encode(TOKENIZER)[: len(prompt) + 1] == (*prompt, unknown)
+
+
+def test_tokens_that_are_given_are_the_prompt() -> None:
+    talk = Conversation((ASK,))
+    talk.start(Observation(prompt_ids=(5, 6, 7)))
+    assert talk.encode(TOKENIZER) == (5, 6, 7)
+    talk.sampled((5, 6, 7), (8,))
+    talk.start(asked("a"))
+    assert talk.encode(TOKENIZER) == encode_prompt(asked("a").messages, TOKENIZER)
+
+
+@dataclass
+class Asks:
+    """An environment that says what is read anew at every turn: in tokens of its own where the row has some."""
+
+    seen: list[Turn] = field(default_factory=list)
+    capacity: int | None = None
+
+    async def reset(self, prompt: Prompt, columns: Mapping[str, Any], seed: int) -> tuple[Observation, Talk]:
+        given = columns.get("ids")
+        return (asked("a") if given is None else Observation(prompt_ids=tuple(given))), Talk(self)
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class Talk:
+    asks: Asks
+    num_left: int = 1
+
+    async def step(self, action: str) -> Step:
+        raise AssertionError("take is asked in its place")
+
+    async def take(self, turn: Turn) -> Step:
+        self.asks.seen.append(turn)
+        self.num_left -= 1
+        return Step(asked("a", turn.text, "b"), anew=True) if self.num_left == 0 else Step(terminated=True, solved=True)
+
+    async def close(self) -> None:
+        pass
+
+
+def test_an_episode_that_takes_turns_reads_their_tokens(engine: TransformersEngine) -> None:
+    environment = Asks()
+    made = Collector(engine, environment, None, TOKENIZER, Sampling(max_tokens=4, stop_token_ids=STOP))
+    given: list[dict[str, Any]] = [{"ids": [7, 8]}, {"ids": [9]}, {}]
+    rows = [Example(f"row {number}", "plain", columns=one) for number, one in enumerate(given)]
+    groups = made.collect(rows, 1, seed=1)
+    played = [group.trajectories[0] for group in groups]
+    assert [one.turns[0].prompt_ids for one in played[:2]] == [(7, 8), (9,)]
+    assert [one.prompt for one in played[:2]] == ["plain", "plain"], "where only tokens are given, the row's stands"
+    assert played[2].prompt == asked("a").messages
+    for one in played:
+        assert len(one.turns) == 2 and one.end is EpisodeEnd.TERMINATED and one.outcome is True
+        for turn in one.turns:
+            assert [(seen.completion_ids, seen.logprobs) for seen in environment.seen].count(
+                (turn.completion_ids, turn.logprobs)
+            ) == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from posttrain.batch import Source, TokenBatch
 from posttrain.rollout.sequences import rollout_sequences
 from posttrain.trajectory import StopReason, Trajectory, Turn
@@ -53,3 +55,33 @@ def test_ungraded_and_empty_trajectories() -> None:
     assert found.reward is None and found.solved is False
     assert not TokenBatch.from_sequences([found]).graded.any()
     assert rollout_sequences(trajectory(), 0, 0) == []
+
+
+def test_turns_of_two_speakers_continue_the_conversation_that_is_theirs() -> None:
+    turns = (
+        turn((1, 2), (3,)),
+        turn((7, 8), (9,)),
+        turn((1, 2, 3, 4), (5,)),
+        turn((7, 8, 9, 4), (6,)),
+        turn((1, 2, 3, 4), (2,)),  # it goes on from before a turn that is there already
+    )
+    first, second, third = rollout_sequences(trajectory(*turns), 0, 0)
+    assert first.token_ids == (1, 2, 3, 4, 5) and first.turn_index == (0, 2)
+    assert first.action_mask == (False, False, True, False, True)
+    assert second.token_ids == (7, 8, 9, 4, 6) and second.turn_index == (1, 3)
+    assert third.token_ids == (1, 2, 3, 4, 2) and third.num_actions == 1
+    assert TokenBatch.from_sequences([first, second, third]).num_sequences == 1
+
+
+def test_the_longest_sequence_is_continued() -> None:
+    turns = (turn((1, 2), (3,)), turn((1,), (5,)), turn((1, 2, 3, 4), (6,)))
+    first, second = rollout_sequences(trajectory(*turns), 0, 0)
+    assert first.token_ids == (1, 2, 3, 4, 6) and second.token_ids == (1, 5)
+
+
+def test_a_conversation_of_which_nothing_is_learnt_is_left_out() -> None:
+    other = replace(turn((7, 8), (9,)), masked=True)
+    (found,) = rollout_sequences(trajectory(turn((1, 2), (3,)), other), 0, 0)
+    assert found.token_ids == (1, 2, 3)
+    (alone,) = rollout_sequences(trajectory(other), 0, 0)
+    assert alone.num_actions == 0
