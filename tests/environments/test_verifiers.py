@@ -152,8 +152,10 @@ def test_what_is_sampled_is_what_is_trained_on(tmp_path: Path) -> None:
                 (sequence,) = sequences
                 assert sequence.token_ids == last.prompt_ids + last.completion_ids
                 num_whole += 1
-            actions = [token for row in sequences for token, own in zip(row.token_ids, row.action_mask) if own]
-            assert actions == [token for turn in one.turns for token in turn.completion_ids]
+            pairs = [pair for row in sequences for pair in zip(row.token_ids, row.action_mask, strict=True)]
+            assert [token for token, own in pairs if own] == [
+                token for turn in one.turns for token in turn.completion_ids
+            ]
             trained = [logprob for row in sequences for logprob in row.behavior_logprobs or ()]
             assert trained == [logprob for turn in one.turns for logprob in turn.logprobs]
             for turn in one.turns:
@@ -231,7 +233,7 @@ def test_where_we_cut_off_it_is_not() -> None:
         assert one.end is EpisodeEnd.TURNS and one.outcome is False and len(one.turns) == 2
         assert one.turns[-1].reward is None and one.error is None
     assert whole.end is EpisodeEnd.TERMINATED and len(whole.turns) == 5
-    assert whole.turns[:2] == cut[0].turns[:1] + (cut[0].turns[1],)
+    assert whole.turns[:2] == (*cut[0].turns[:1], cut[0].turns[1])
 
 
 def test_of_two_agents_only_the_trainable_one_is_trained_on() -> None:

@@ -218,7 +218,7 @@ def test_a_conversation_told_anew_goes_on_from_the_longest_of_its_turns() -> Non
     for said in (("a",), ("b",), ("a", "x", "c"), ("b", "x", "d"), ("a", "x", "e"), ("a", "y", "c")):
         talk.start(asked(*said))
         prompt = talk.encode(TOKENIZER)
-        known.append(prompt + (*encode_text("x", TOKENIZER), TOKENIZER.eos_token_id))
+        known.append((*prompt, *encode_text("x", TOKENIZER), TOKENIZER.eos_token_id))
         talk.sampled(prompt, known[-1][len(prompt) :])
     assert TOKENIZER.decode(known[2]) == "<|user|>a<|end|><|assistant|>x<|end|><|user|>c<|end|><|assistant|>x<|end|>"
     for after, before in ((2, 0), (3, 1), (4, 0)):
