@@ -1,14 +1,15 @@
 """Environments registered with Gymnasium, where observations and actions can be said in words.
 
 Actions: text as it is; of a discrete space, names. Observations: text, numbers, names of discrete values, and
-dictionaries or tuples of these; or what the environment draws in characters (`render`). Images are not covered.
+dictionaries or tuples of these; or what the environment draws in characters (`render`), or a function makes of them
+(`describe`). Images are not covered.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -29,6 +30,8 @@ def gymnasium(
     actions: list[str] | None = None,
     observations: list[str] | None = None,
     render: bool = False,
+    describe: str | None = None,
+    expert: str | None = None,
     fully_observed: bool = False,
     instructions: str | None = None,
     solved_above: float = 0.0,
@@ -40,9 +43,11 @@ def gymnasium(
 
     register: a module whose import registers the id. actions, observations: names of a discrete space's values, from 0
     on (default: the environment's own `actions` where it has such an enumeration, else numbers). render: observations
-    are what it draws in mode "ansi". fully_observed: an observation is a state (`Turn.state`). instructions: the system
-    message. solved_above: an episode whose rewards sum to more is solved. The rest: `processes.InProcesses`.
-    MissingDependencyError without Gymnasium.
+    are what it draws in mode "ansi". describe: "module:function" that puts an observation into words. expert:
+    "module:Class", made of the environment when it is first asked, then called at every turn with the action taken at
+    the last (None: none yet): the next action, or None. fully_observed: an observation is a state (`Turn.state`).
+    instructions: the system message. solved_above: an episode whose rewards sum to more is solved. The rest:
+    `processes.InProcesses`. MissingDependencyError without Gymnasium.
     """
     if find_spec("gymnasium") is None:
         raise MissingDependencyError(f"environment 'gymnasium' needs that package: {install_command('gymnasium')}")
@@ -55,6 +60,8 @@ def gymnasium(
             "actions": actions,
             "observations": observations,
             "render": render,
+            "describe": describe,
+            "expert": expert,
             "fully_observed": fully_observed,
             "instructions": instructions,
             "solved_above": solved_above,
@@ -80,6 +87,8 @@ class SpokenEpisode:
         fully_observed: bool,
         instructions: str | None,
         solved_above: float,
+        describe: str | None = None,
+        expert: str | None = None,
     ) -> None:
         import gymnasium as library
 
@@ -93,6 +102,9 @@ class SpokenEpisode:
             raise RecipeError(f"{self._place}: cannot be made: {error}") from error
         self._names = self._action_names(actions)
         self._observations, self._render = observations, render
+        self._describe, self._make_expert = self._named(describe), self._named(expert)
+        self._expert: Callable[[Any], Any] | None = None
+        self._last: Any = None
         self._fully_observed, self._instructions = fully_observed, instructions
         self._solved_above, self._return = solved_above, 0.0
 
@@ -100,7 +112,7 @@ class SpokenEpisode:
         """Reset with the row's seed, and its column options where it has one."""
         own = int(columns.get("seed", seed % 2**31))
         observed, _ = self._environment.reset(seed=own, options=columns.get("options"))
-        self._return = 0.0
+        self._return, self._expert, self._last = 0.0, None, None
         opening: tuple[Message, ...] = ()
         if self._instructions:
             opening = ({"role": "system", "content": self._instructions},)
@@ -117,7 +129,7 @@ class SpokenEpisode:
         elif not self._environment.action_space.contains(said):
             return Step(invalid=f"Not an action: {self._environment.action_space}.")
         observed, reward, terminated, truncated, info = self._environment.step(chosen)
-        self._return += float(reward)
+        self._return, self._last = self._return + float(reward), chosen
         over = bool(terminated or truncated)
         return Step(
             self._seen(observed),
@@ -128,12 +140,37 @@ class SpokenEpisode:
             info={key: value for key, value in info.items() if isinstance(value, str | int | float | bool)},
         )
 
+    def expert(self) -> str | None:
+        """What the expert would do, where there is one."""
+        if self._make_expert is None:
+            return None
+        if self._expert is None:
+            self._expert = self._make_expert(self._environment)
+        chosen = self._expert(self._last)
+        if chosen is None or self._names is None:
+            return None if chosen is None else str(chosen)
+        return next(name for name, value in self._names.items() if value == int(chosen))
+
     def close(self) -> None:
         """Close the environment."""
         self._environment.close()
 
+    def _named(self, name: str | None) -> Callable[..., Any] | None:
+        """What "module:object" names."""
+        if name is None:
+            return None
+        module, _, attribute = name.partition(":")
+        try:
+            found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise RecipeError(f"{self._place}: {name!r} cannot be imported: {error}; allowed: module:name") from error
+        return found
+
     def _seen(self, observed: Any, opening: tuple[Message, ...] = ()) -> Observation:
-        text = str(self._environment.render()).strip() if self._render else self._words(observed)
+        if self._describe is not None:
+            text = str(self._describe(observed))
+        else:
+            text = str(self._environment.render()).strip() if self._render else self._words(observed)
         state = hashlib.blake2b(text.encode(), digest_size=12).hexdigest() if self._fully_observed else ""
         return Observation((*opening, *told(text)), actions=tuple(self._names or ()), state=state)
 
@@ -154,7 +191,7 @@ class SpokenEpisode:
             return " ".join(f"{number:g}" for number in observed.tolist())
         raise RecipeError(
             f"{self._place}: an observation of shape {np.shape(observed)} has no words; allowed: text, names, at most "
-            f"{_MOST_NUMBERS} numbers, and dictionaries and tuples of these; or render: true"
+            f"{_MOST_NUMBERS} numbers, and dictionaries and tuples of these; or render: true, or describe"
         )
 
     def _action_names(self, given: Sequence[str] | None) -> dict[str, int] | None:
