@@ -35,6 +35,7 @@ CASES = {
     "gymnasium": Case(
         {"id": "Blackjack-v1", "actions": ["stick", "hit"], "processes": 1}, rows=({"seed": 1}, {"seed": 3})
     ),
+    "babyai": Case({"level": "GoToLocal", "processes": 1}),
     "text_game": Case({"family": "treasure_hunter", "game": {"level": 2}, "processes": 1}),
 }
 NAMES = [member.name for member in catalog.members("environments")]
