@@ -19,6 +19,7 @@ from posttrain.errors import PosttrainError, RecipeError
 
 _NO_KEY = "POSTTRAIN_NO_KEY"
 _BRIEF = 300
+_LIMITS = ("max_turns", "max_input_tokens", "max_output_tokens", "max_total_tokens", "compaction_failed")
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,7 @@ def outcome(episode: Any) -> Ended:
             named.setdefault(name, []).extend([] if value is None else [float(value)])
     return Ended(
         reward=sum(rewards) / len(rewards) if rewards else None,
-        truncated=any(trace.is_truncated or trace.is_timeout for trace in trained),
+        truncated=any(trace.is_timeout or trace.stop_condition in _LIMITS for trace in trained),
         info={name: sum(values) / len(values) for name, values in named.items() if values},
     )
 

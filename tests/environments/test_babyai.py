@@ -114,6 +114,6 @@ def test_what_is_carried_is_told() -> None:
 def test_a_level_that_is_none_is_named() -> None:
     with pytest.raises(RecipeError, match="BabyAI-GoToLocl-v0: cannot be made"):
         played("GoToLocl")
+    environment: Any = babyai()
     with pytest.raises(RecipeError, match="cannot be imported"):
-        environment: Any = babyai()
         SpokenEpisode(**{**environment.settings, "describe": "posttrain.environments.babyai:texts"})

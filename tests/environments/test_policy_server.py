@@ -17,7 +17,8 @@ from posttrain.environments.tool_calls import ToolCall, write_call
 from posttrain.trajectory import StopReason, Turn
 
 ASK: list[Any] = [{"role": "user", "content": "Hello."}]
-TOOLS: list[Any] = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
+LOOK = {"name": "look", "strict": True, "parameters": {"type": "object"}}
+TOOLS: list[Any] = [{"type": "function", "function": LOOK}]
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,8 @@ from posttrain.environments.processes import EpisodeLostError
 from posttrain.environments.tool_calls import ToolCall, write_call
 from posttrain.environments.verifiers import verifiers
 from posttrain.environments.verifiers_worker import Setup, _load
-from posttrain.errors import RecipeError
-from posttrain.rollout.collector import Collector, rollout_counts
+from posttrain.errors import RecipeError, TooManyFailuresError
+from posttrain.rollout.collector import Collector, check_failure_rate, rollout_counts
 from posttrain.rollout.engine import Sampling
 from posttrain.rollout.sequences import rollout_sequences
 from posttrain.rollout.transformers_engine import TransformersEngine
@@ -53,6 +55,23 @@ def _importable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
         sys.modules.pop("verifiers_words", None)
     torch.set_num_threads(threads)
+
+
+PLAIN, THREE, TOOLS, FIVE, NO_SETUP, NO_SCORE, DIES = range(7)  # the tasks
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Words]:
+    """One environment for what needs no other settings, and the file that its program keeps of what it heard."""
+    log = tmp_path_factory.mktemp("words") / "log.jsonl"
+    with opened(args={"agent": role(log=str(log))}) as environment:
+        yield Words(environment, log)
+
+
+@dataclass(frozen=True)
+class Words:
+    environment: Environment
+    log: Path
 
 
 def role(**settings: Any) -> dict[str, Any]:
@@ -89,11 +108,11 @@ def collector(environment: Environment, max_tokens: int = 6, template: str | Non
     return Collector(engine, environment, None, tokenizer, sampling, limits=EpisodeSettings(**limits))
 
 
-def tasks(number: int, first: int = 0) -> list[Example]:
-    return [Example(f"task {place}", "", columns={"seed": place}) for place in range(first, first + number)]
+def tasks(*numbers: int) -> list[Example]:
+    return [Example(f"task {number}", "", columns={"seed": number}) for number in numbers]
 
 
-def logprobs(one: Collector, turn: Turn) -> list[float]:
+def logprobs(turn: Turn) -> list[float]:
     """Of a turn's tokens, by a forward pass of the model itself."""
     model, _ = tiny_model()
     ids = torch.tensor([[*turn.prompt_ids, *turn.completion_ids]])
@@ -110,19 +129,16 @@ def test_tools_are_called_and_answered() -> None:
     """What the program asks next holds the policy's own words, and its last words are rewarded."""
 
     async def play(environment: Environment) -> tuple[Observation, Step, Step]:
-        first, episode = await begin(environment, 1)
+        first, episode = await begin(environment, TOOLS)
         step = await episode.take(sampled(f"I ask.\n{write_call(ToolCall('price', {'fruit': 'pear'}))}"))
         last = await episode.take(sampled("eeee"))
         await episode.close()
         return first, step, last
 
-    with opened(args={"agent": role(tools=True, stream=True)}) as environment:
+    with opened(args={"agent": role(stream=True)}) as environment:
         first, step, last = asyncio.run(play(environment))
         again, *_ = asyncio.run(play(environment))
-    assert first.messages == (
-        {"role": "system", "content": "Say."},
-        {"role": "user", "content": "Task 1: pear?"},
-    )
+    assert first.messages == ({"role": "system", "content": "Say."}, {"role": "user", "content": "Task 2: apple?"})
     assert [tool["function"]["name"] for tool in first.tools] == ["price"] and again == first
     assert step.anew and not step.masked and not step.terminated and step.reward is None
     asked, answer = step.observation.messages[2:]
@@ -132,83 +148,98 @@ def test_tools_are_called_and_answered() -> None:
     assert last.info == {"letters": 1.0, "turns": 2.0}
 
 
-def test_what_is_sampled_is_what_is_trained_on(tmp_path: Path) -> None:
-    log = tmp_path / "log.jsonl"
-    with opened(args={"agent": role(questions=3, log=str(log))}) as environment:
-        played = collector(environment)
-        groups = played.collect(tasks(2), 2, seed=3)
-        again = played.collect(tasks(2), 2, seed=3)
+def test_what_is_sampled_is_what_is_trained_on(words: Words) -> None:
+    words.log.write_text("")
+    played = collector(words.environment)
+    groups = played.collect(tasks(PLAIN, THREE), 2, seed=3)
+    again = played.collect(tasks(PLAIN, THREE), 2, seed=3)
     assert [one.turns for group in groups for one in group.trajectories] == [
         one.turns for group in again for one in group.trajectories
     ], "the same seed plays the same"
-    told = [json.loads(line) for line in log.read_text().splitlines()]
+    told = [json.loads(line) for line in words.log.read_text().splitlines()]
     special, num_whole = {*played.tokenizer.all_special_ids}, 0
     heard = {(*one["prompt_token_ids"], *one["choices"][0]["token_ids"]): one for one in told}
-    for group in groups:
+    for number, group in zip((1, 3), groups, strict=True):
         for one in group.trajectories:
-            assert one.error is None and one.end is EpisodeEnd.TERMINATED and len(one.turns) == 3
+            assert one.error is None and one.end is EpisodeEnd.TERMINATED and len(one.turns) == number
             sequences, last = rollout_sequences(one, 0, 0), one.turns[-1]
             if not any({*turn.completion_ids[:-1]} & special for turn in one.turns):  # which a text leaves out
                 (sequence,) = sequences
                 assert sequence.token_ids == last.prompt_ids + last.completion_ids
-                num_whole += 1
+                num_whole += number == 3
             pairs = [pair for row in sequences for pair in zip(row.token_ids, row.action_mask, strict=True)]
-            assert [token for token, own in pairs if own] == [
-                token for turn in one.turns for token in turn.completion_ids
-            ]
+            assert [token for token, own in pairs if own] == [id for turn in one.turns for id in turn.completion_ids]
             trained = [logprob for row in sequences for logprob in row.behavior_logprobs or ()]
             assert trained == [logprob for turn in one.turns for logprob in turn.logprobs]
             for turn in one.turns:
                 (choice,) = heard[turn.prompt_ids + turn.completion_ids]["choices"]
                 assert [entry["logprob"] for entry in choice["logprobs"]["content"]] == list(turn.logprobs)
                 assert choice["message"]["content"] == turn.text
-                assert logprobs(played, turn) == pytest.approx(turn.logprobs, abs=1e-4)
-            assert last.reward == pytest.approx(earned(last.text)) and one.turns[0].reward is None
+                assert logprobs(turn) == pytest.approx(turn.logprobs, abs=1e-4)
+            assert last.reward == pytest.approx(earned(last.text))
+            assert all(turn.reward is None for turn in one.turns[:-1])
     assert num_whole >= 1
 
 
-def test_calls_of_tools_that_an_engine_samples_continue_the_sequence() -> None:
+def test_calls_of_tools_that_an_engine_samples_continue_the_sequence(words: Words) -> None:
     """Lines in place of samples, since a random model calls nothing; a third turn is sampled."""
     call = write_call(ToolCall("price", {"fruit": "apple"}))
-    with opened(args={"agent": role(tools=True)}) as environment:
-        played = collector(environment, template=TEMPLATE)
-        ((one,),) = [
-            group.trajectories for group in played.collect(tasks(1), 1, seed=0, lines=[[call, f"Again. {call}"]])
-        ]
+    played = collector(words.environment, template=TEMPLATE)
+    (group,) = played.collect(tasks(TOOLS), 1, seed=0, lines=[[call, f"Again. {call}"]])
+    (one,) = group.trajectories
     assert one.error is None and len(one.turns) == 3
     (sequence,) = rollout_sequences(one, 0, 0)
     text = played.tokenizer.decode(list(sequence.token_ids))
-    said = one.turns[-1].text
-    head = "<|system|>price <|end|><|system|>Say.<|end|><|user|>Task 0: apple?<|end|>"
-    assert text.removesuffix("<|end|>").removesuffix(said) == (
-        f"{head}<|assistant|>{call}<|end|><|user|>price=3<|end|>"
-        f"<|assistant|>Again. {call}<|end|><|user|>price=3<|end|><|assistant|>"
-    )
+    head = "<|system|>price <|end|><|system|>Say.<|end|><|user|>Task 2: apple?<|end|>"
+    asked = f"{head}<|assistant|>{call}<|end|><|user|>price=3<|end|>"
+    assert text.startswith(f"{asked}<|assistant|>Again. {call}<|end|><|user|>price=3<|end|><|assistant|>")
 
 
-def test_a_failed_episode_is_counted_and_the_others_go_on() -> None:
-    with opened(args={"taskset": {"fault": "setup"}, "agent": role()}) as environment:
-        groups = collector(environment).collect(tasks(3), 2, seed=1)
-    bad, *good = groups
-    for one in bad.trajectories:
-        assert one.end is EpisodeEnd.ERROR and one.attempt == 1 and one.reward is None
-        assert one.error == "environment: EpisodeLostError: TaskError: task setup: ValueError: no fruit today" or (
-            one.error is not None and "no fruit today" in one.error
-        )
-    assert all(one.error is None and one.end is EpisodeEnd.TERMINATED for group in good for one in group.trajectories)
-    assert rollout_counts(groups).causes.most_common(1)[0][1] == 4 or rollout_counts(groups).retried == 2
+def test_a_failed_episode_is_counted_and_the_others_go_on(words: Words) -> None:
+    groups = collector(words.environment).collect(tasks(NO_SETUP, PLAIN, NO_SCORE, THREE), 2, seed=1)
+    causes = {0: "TaskError: task setup: ValueError: no fruit today", 2: "ZeroDivisionError: nothing to divide"}
+    for number, group in enumerate(groups):
+        for one in group.trajectories:
+            if number not in causes:
+                assert one.error is None and one.end is EpisodeEnd.TERMINATED and one.attempt == 0
+                continue
+            assert one.end is EpisodeEnd.ERROR and one.attempt == 1 and one.reward is None
+            assert one.error is not None and one.error.startswith("environment: EpisodeLostError: TaskError: ")
+            assert causes[number] in one.error
+    assert rollout_counts(groups).retried == 4
+    with pytest.raises(TooManyFailuresError, match=r"4 of 8 trajectories failed.*no fruit today"):
+        check_failure_rate(groups, 0.4, graded=False)
+
+
+def test_where_we_cut_off_it_is_not_graded(words: Words) -> None:
+    """The program's next call is refused, and the process goes on."""
+    cut = collector(words.environment, max_turns=2).collect(tasks(FIVE), 2, seed=2)[0].trajectories
+    whole = collector(words.environment).collect(tasks(FIVE), 2, seed=2)[0].trajectories
+    for one, other in zip(cut, whole, strict=True):
+        assert one.end is EpisodeEnd.TURNS and one.outcome is False and one.error is None
+        assert [turn.reward for turn in one.turns] == [None, None]
+        assert other.end is EpisodeEnd.TERMINATED and len(other.turns) == 5
+        assert one.turns == other.turns[:2], "what was played of it is the same"
+
+
+def test_where_verifiers_cuts_off_it_is_graded() -> None:
+    with opened(args={"agent": role(max_turns=2)}, episodes=1) as environment:
+        groups = collector(environment).collect(tasks(FIVE, PLAIN), 1, seed=2)
+    one, other = (group.trajectories[0] for group in groups)
+    assert one.end is EpisodeEnd.TRUNCATED and len(one.turns) == 2 and one.error is None
+    assert one.turns[-1].reward == pytest.approx(earned(one.turns[-1].text))
+    assert other.end is EpisodeEnd.TERMINATED, "with room for one at a time the next is played after it"
 
 
 def test_a_process_that_dies_is_replaced() -> None:
-    """Its episodes fail, task 0 kills it again where it is played again, and task 1 is played by the next process."""
-    with opened(args={"taskset": {"fault": "die"}, "agent": role()}) as environment:
+    with opened(args={"agent": role()}) as environment:
 
         async def play() -> Step:
-            _, episode = await begin(environment, 0)
+            _, episode = await begin(environment, DIES)
             with pytest.raises(EpisodeLostError, match="the process of verifiers ended"):
                 await episode.take(sampled("e"))
             await episode.close()
-            _, episode = await begin(environment, 1)
+            _, episode = await begin(environment, PLAIN)
             step: Step = await episode.take(sampled("e"))
             await episode.close()
             return step
@@ -216,38 +247,22 @@ def test_a_process_that_dies_is_replaced() -> None:
         assert asyncio.run(play()).reward == 2.0
 
 
-def test_where_verifiers_cuts_off_it_is_graded() -> None:
-    with opened(args={"agent": role(questions=5, max_turns=2)}) as environment:
-        ((one,),) = [group.trajectories for group in collector(environment).collect(tasks(1), 1, seed=2)]
-    assert one.end is EpisodeEnd.TRUNCATED and len(one.turns) == 2 and one.error is None
-    assert one.turns[-1].reward == pytest.approx(earned(one.turns[-1].text))
-
-
-def test_where_we_cut_off_it_is_not() -> None:
-    """The program's next call is refused, its place is free for the next, and the process goes on."""
-    with opened(args={"agent": role(questions=5)}, episodes=1) as environment:
-        played = collector(environment, max_turns=2)
-        cut = [one for group in played.collect(tasks(3), 1, seed=2) for one in group.trajectories]
-        whole = collector(environment).collect(tasks(1), 1, seed=2)[0].trajectories[0]
-    for one in cut:
-        assert one.end is EpisodeEnd.TURNS and one.outcome is False and len(one.turns) == 2
-        assert one.turns[-1].reward is None and one.error is None
-    assert whole.end is EpisodeEnd.TERMINATED and len(whole.turns) == 5
-    assert whole.turns[:2] == (*cut[0].turns[:1], cut[0].turns[1])
-
-
 def test_of_two_agents_only_the_trainable_one_is_trained_on() -> None:
     """A simulated user's lines are the policy's too, but masked; the assistant's turns are one sequence."""
     args = {"id": "user-sim", "assistant": role(), "user": role(max_turns=2), "persona": "You ask: {scenario}"}
     with opened(args=args) as environment:
-        ((one,),) = [group.trajectories for group in collector(environment, 4).collect(tasks(1), 1, seed=4)]
-    assert one.error is None, one.error
-    masked = [turn.masked for turn in one.turns]
-    assert masked[:4] == [True, False, True, False]
-    (sequence,) = rollout_sequences(one, 0, 0)
-    mine = [turn for turn in one.turns if not turn.masked]
-    assert sequence.token_ids == mine[-1].prompt_ids + mine[-1].completion_ids
-    assert sequence.num_actions == sum(len(turn.completion_ids) for turn in mine)
+        (group,) = collector(environment, 4).collect(tasks(PLAIN), 4, seed=4)
+    special, num_whole = {*tiny_model()[1].all_special_ids}, 0
+    for one in group.trajectories:
+        assert one.error is None and [turn.masked for turn in one.turns] == [True, False, True, False]
+        mine = [turn for turn in one.turns if not turn.masked]
+        sequences = rollout_sequences(one, 0, 0)
+        assert sum(row.num_actions for row in sequences) == sum(len(turn.completion_ids) for turn in mine)
+        if not any({*turn.completion_ids[:-1]} & special for turn in one.turns):
+            (sequence,) = sequences
+            assert sequence.token_ids == mine[-1].prompt_ids + mine[-1].completion_ids
+            num_whole += 1
+    assert num_whole >= 1
 
 
 def test_tokens_that_verifiers_renders(tmp_path: Path) -> None:
@@ -255,17 +270,18 @@ def test_tokens_that_verifiers_renders(tmp_path: Path) -> None:
     _, tokenizer = tiny_model()
     tokenizer.save_pretrained(tmp_path)
     client = {"renderer_model_name": str(tmp_path), "renderer": {"name": "default"}}
-    with opened(args={"agent": role(questions=2)}, train_client=client) as environment:
-        played = collector(environment)
-        ((one,),) = [group.trajectories for group in played.collect(tasks(1), 1, seed=5)]
-    assert one.error is None, one.error
-    first, second = one.turns
-    assert tokenizer.decode(list(first.prompt_ids)) == (
-        "<|system|>Say.<|end|><|user|>Task 0: apple?<|end|><|assistant|>"
-    )
-    assert first.text in tokenizer.decode(list(second.prompt_ids))
-    assert second.reward == pytest.approx(earned(second.text))
-    assert logprobs(played, second) == pytest.approx(second.logprobs, abs=1e-4)
+    with opened(args={"agent": role()}, train_client=client) as environment:
+        (group,) = collector(environment).collect(tasks(THREE), 1, seed=5)
+    (one,) = group.trajectories
+    assert one.error is None and len(one.turns) == 3
+    head = "<|system|>Say.<|end|><|user|>Task 1: pear?<|end|><|assistant|>"
+    assert tokenizer.decode(list(one.turns[0].prompt_ids)) == head
+    assert one.prompt == "", "no messages are known, so the row's prompt stands"
+    for before, turn in pairwise(one.turns):
+        assert before.text in tokenizer.decode(list(turn.prompt_ids))
+    for turn in one.turns:
+        assert logprobs(turn) == pytest.approx(turn.logprobs, abs=1e-4)
+    assert one.turns[-1].reward == pytest.approx(earned(one.turns[-1].text))
 
 
 @pytest.mark.parametrize(
@@ -285,22 +301,21 @@ def test_settings_that_are_refused(settings: Mapping[str, Any], why: str, monkey
         _load(Setup("verifiers_words", settings))
 
 
-def test_mistakes_end_the_run() -> None:
+def test_mistakes_end_the_run(words: Words) -> None:
     with pytest.raises(RecipeError, match="environment verifiers: no_such_words: ModuleNotFoundError"):
         verifiers(env="no_such_words")
     with pytest.raises(RecipeError, match="episodes is 0; allowed: above 0"):
         verifiers(env="verifiers_words", episodes=0)
-    with opened(args={"agent": role()}) as environment:
-        for row, why in (({"seed": 4}, "has 4 tasks, and a row asks for that of seed 4"), ({}, "column seed is None")):
-            with pytest.raises(RecipeError, match=why):
-                asyncio.run(environment.reset("", row, 0))
+    for row, why in (({"seed": 7}, "has 7 tasks, and a row asks for that of seed 7"), ({}, "column seed is None")):
+        with pytest.raises(RecipeError, match=why):
+            asyncio.run(words.environment.reset("", row, 0))
 
 
 def test_nothing_is_left_after_close() -> None:
     before = {*threading.enumerate()}
     processes = {child.pid for child in psutil.Process().children(recursive=True)}
-    with opened(args={"agent": role(questions=2)}) as environment:
-        asyncio.run(begin(environment))
+    with opened(args={"agent": role()}) as environment:
+        asyncio.run(begin(environment))  # and it is not closed
         assert len({*threading.enumerate()} - before) >= 2
     assert {*threading.enumerate()} <= before
     left = [one for one in psutil.Process().children(recursive=True) if one.pid not in processes]
@@ -312,9 +327,9 @@ def test_training(tmp_path: Path) -> None:
     recipe.write_text(
         "# Words.\n#   posttrain train words.yaml\n# Cost: seconds.\n\n"
         "extends: tiny/base\nalgorithm: grpo\ndemonstrations: null\n"
-        "prompts: {path: tasks, config: {size: 4}}\n"
+        "prompts: {path: tasks, config: {size: 2, seed: 0}}\n"
         "environment:\n  name: verifiers\n  env: verifiers_words\n"
-        "  args: {agent: {harness: {id: verifiers_words, questions: 2}}}\n"
+        "  args: {agent: {harness: {id: verifiers_words}}}\n"
         "rewards: episode_return\n"
         "rollout: {group_size: 4, max_tokens: 6, dtype: float32, reward_workers: 1}\n"
         "training: {steps: 2, prompts_per_step: 2, learning_rate: 1e-3}\n"

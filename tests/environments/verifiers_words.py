@@ -19,6 +19,7 @@ PRICE = {
     "function": {
         "name": "price",
         "description": "The price of a fruit.",
+        "strict": True,
         "parameters": {"type": "object", "properties": {"fruit": {"type": "string"}}, "required": ["fruit"]},
     },
 }
@@ -26,26 +27,22 @@ PRICE = {
 
 class WordData(vf.TaskData):
     fruit: str
-
-
-class WordsConfig(vf.TasksetConfig):
-    num_tasks: int = 4
+    questions: int = 1
+    tools: bool = False
     fault: Literal["", "setup", "score", "die"] = ""
 
 
 class Word(vf.Task[WordData, vf.State, vf.TaskConfig]):
-    fault = ""
-
     async def setup(self, trace: Any, runtime: Any) -> None:
-        if self.fault == "setup":
+        if self.data.fault == "setup":
             raise ValueError("no fruit today")
 
     @vf.reward(weight=2.0)
     async def letters(self, trace: Any) -> float:
         """The share of the letter e in what was said last, doubled by the weight."""
-        if self.fault == "score":
+        if self.data.fault == "score":
             raise ZeroDivisionError("nothing to divide")
-        if self.fault == "die":
+        if self.data.fault == "die":
             os._exit(3)
         return trace.last_reply.count("e") / max(len(trace.last_reply), 1)
 
@@ -54,20 +51,27 @@ class Word(vf.Task[WordData, vf.State, vf.TaskConfig]):
         return float(trace.num_turns)
 
 
-class Words(vf.Taskset[Word, WordsConfig]):
+TASKS: tuple[dict[str, Any], ...] = (
+    {"fruit": "apple"},
+    {"fruit": "pear", "questions": 3},
+    {"fruit": "apple", "tools": True},
+    {"fruit": "pear", "questions": 5},
+    {"fruit": "apple", "fault": "setup"},
+    {"fruit": "apple", "fault": "score"},
+    {"fruit": "apple", "fault": "die"},
+)
+
+
+class Words(vf.Taskset[Word, vf.TasksetConfig]):
     def load(self) -> list[Word]:
         tasks = []
-        for number in range(self.config.num_tasks):
-            fruit = ("apple", "pear")[number % 2]
-            task = Word(WordData(fruit=fruit, prompt=f"Task {number}: {fruit}?", system_prompt="Say."), vf.TaskConfig())
-            task.fault = self.config.fault if number == 0 else ""
-            tasks.append(task)
+        for number, task in enumerate(TASKS):
+            prompt = f"Task {number}: {task['fruit']}?"
+            tasks.append(Word(WordData(prompt=prompt, system_prompt="Say.", **task), self.config.task))
         return tasks
 
 
 class LoopConfig(vf.HarnessConfig):
-    questions: int = 1
-    tools: bool = False
     stream: bool = False
     log: str | None = None
 
@@ -97,10 +101,11 @@ class Loop(vf.Harness[LoopConfig]):
             messages.append({"role": "user", "content": prompt})
         else:
             messages += [message_to_wire(one) for one in prompt or []]
-        left = self.config.questions - 1
+        left = getattr(data, "questions", 1) - 1
+        tools = [PRICE] if getattr(data, "tools", False) else []
         async with AsyncOpenAI(base_url=endpoint, api_key=secret, max_retries=0) as client:
             while True:
-                said = await self._ask(client, ctx.model, messages)
+                said = await self._ask(client, ctx.model, messages, tools)
                 messages.append(said)
                 for call in said.get("tool_calls") or []:
                     fruit = json.loads(call["function"]["arguments"])["fruit"]
@@ -113,17 +118,16 @@ class Loop(vf.Harness[LoopConfig]):
                 left -= 1
                 messages.append({"role": "user", "content": f"More ({left})."})
 
-    async def _ask(self, client: AsyncOpenAI, model: str, messages: list[Any]) -> dict[str, Any]:
-        more: dict[str, Any] = {"tools": [PRICE]} if self.config.tools else {}
+    async def _ask(self, client: AsyncOpenAI, model: str, messages: list[Any], tools: list[Any]) -> dict[str, Any]:
+        more: dict[str, Any] = {"tools": tools} if tools else {}
         if self.config.stream:
             async with client.chat.completions.stream(model=model, messages=messages, **more) as stream:
-                completion = await stream.get_final_completion()
+                completion: Any = await stream.get_final_completion()
         else:
-            body = {"return_token_ids": True}
-            completion = await client.chat.completions.create(
-                model=model, messages=messages, logprobs=True, extra_body=body, **more
-            )
+            more["extra_body"] = {"return_token_ids": True}
+            completion = await client.chat.completions.create(model=model, messages=messages, logprobs=True, **more)
         if self.config.log is not None:
             with Path(self.config.log).open("a") as file:
                 file.write(completion.model_dump_json() + "\n")
-        return completion.choices[0].message.model_dump(exclude_none=True)
+        said: dict[str, Any] = completion.choices[0].message.model_dump(exclude_none=True)
+        return said
