@@ -231,7 +231,7 @@ class Calls:
     def _written(self, call: ToolCall, tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         self._num_tools += 1
         schemas = (tool.get("function", {}) for tool in tools)
-        schema = next((one for one in schemas if one.get("name") == call.name), {})
+        schema: Mapping[str, Any] = next((one for one in schemas if one.get("name") == call.name), {})
         arguments = json.dumps(dict(typed(call, schema.get("parameters") or {}).arguments))
         function = {"name": call.name, "arguments": arguments}
         return {"id": f"call{self._num_tools:05d}", "type": "function", "function": function}

@@ -51,9 +51,9 @@ def verifiers(
     role without a runtime gets `subprocess` where its harness runs no code; else it must name one. Speakers that are
     not trainable there are not trained on. solved_from: the reward (the mean over the trained speakers) from which an
     episode counts as solved. train_client: settings of verifiers' TrainClientConfig, as {renderer_model_name: DIR}: its
-    renderers tokenise in place of our chat template, and call /inference/v1/generate. episodes: how many at once.
-    deadline_seconds: from an answer to the next call. MissingDependencyError without verifiers, RecipeError where it
-    refuses the settings.
+    renderers tokenise in place of our chat template, and call /inference/v1/generate. episodes: how many at once, no
+    more than its sandboxes let start together. deadline_seconds: from an answer to the next call.
+    MissingDependencyError without verifiers, RecipeError where it refuses the settings.
     """
     if find_spec("verifiers") is None:
         raise MissingDependencyError(f"environment 'verifiers' needs that package: {install_command('verifiers')}")

@@ -59,13 +59,13 @@ def test_what_is_told_is_what_is_there(level: str) -> None:
         assert listed == in_sight(world)
         num_seen += len(listed)
         observation = episode.step(action).observation
-    assert num_seen > 10
+    assert num_seen >= 5
     episode.close()
 
 
 def test_walls() -> None:
     """The nearest ones straight ahead and to the sides, counted in the world's own grid."""
-    episode = played("GoToLocal", num_dists=0)
+    episode = played("GoToLocal", num_dists=1)
     for seed in range(5):
         text = told(episode.reset({"seed": seed}, 0))
         world = episode._environment.unwrapped

@@ -231,6 +231,23 @@ def test_where_verifiers_cuts_off_it_is_graded() -> None:
     assert other.end is EpisodeEnd.TERMINATED, "with room for one at a time the next is played after it"
 
 
+def test_what_was_said_too_late_is_not_trained_on() -> None:
+    """verifiers has given up the call: nobody has heard the turn, and what was played before it is graded."""
+
+    async def play(environment: Environment) -> tuple[Step, Step]:
+        _, episode = await begin(environment, THREE)
+        first = await episode.take(sampled("ee"))
+        while not episode.asked.abandoned:
+            await asyncio.sleep(0.1)
+        late = await episode.take(sampled("to nobody"))
+        await episode.close()
+        return first, late
+
+    with opened(args={"agent": {**role(), "timeout": {"rollout": 5.0}}}) as environment:
+        first, late = asyncio.run(play(environment))
+    assert not first.masked and late.masked and late.truncated and late.reward == 2.0
+
+
 def test_a_process_that_dies_is_replaced() -> None:
     with opened(args={"agent": role()}) as environment:
 
