@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -93,7 +93,7 @@ class TextGame:
         self._env: Any = None
         self._now: Any = None
         self._walk: list[str] = []
-        self._planner: _Planner | None = None
+        self._planner: Planner | None = None
 
     def reset(self, columns: Mapping[str, Any], seed: int) -> Observation:
         """Make the row's game, where it is not there yet, and start it."""
@@ -104,7 +104,7 @@ class TextGame:
         infos = textworld.EnvInfos(admissible_commands=True, score=True, max_score=True, extras=["walkthrough"])
         self._env = textworld.start(path, infos)
         self._now = self._env.reset()
-        self._planner = _Planner(path)
+        self._planner = Planner(lambda infos: textworld.start(path, infos))
         self._name = spec.key
         self._walk = list(self._now["extra.walkthrough"] or ())
         opening: tuple[Message, ...] = told(self._text(_BANNER.sub("", self._now.feedback)))
@@ -171,13 +171,13 @@ class TextGame:
 
 
 @dataclass
-class _Planner:
+class Planner:
     """TextWorld's own plan, from a second interpreter that is started when it is asked: planning slows every step.
 
-    missed: commands that were given to the game since.
+    start: an interpreter of the game, with what it is to tell. missed: commands that were given to the game since.
     """
 
-    path: str
+    start: Callable[[Any], Any]
     missed: list[str] = field(default_factory=list)
     env: Any = None
     plan: list[str] = field(default_factory=list)
@@ -187,7 +187,7 @@ class _Planner:
         if self.env is None:
             import textworld
 
-            self.env = textworld.start(self.path, textworld.EnvInfos(policy_commands=True))
+            self.env = self.start(textworld.EnvInfos(policy_commands=True))
             self.plan = self.env.reset().policy_commands
         for command in self.missed:
             self.plan = self.env.step(command)[0].policy_commands
