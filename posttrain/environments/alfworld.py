@@ -96,7 +96,7 @@ class HouseGame:
 
     def reset(self, columns: Mapping[str, Any], seed: int) -> Observation:
         """Start the game of the row's number, or the next that can be solved."""
-        import textworld
+        import textworld  # type: ignore[import-untyped]
 
         first = int(columns.get("seed", seed))
         number = len(self._games)
