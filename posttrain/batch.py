@@ -18,6 +18,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from posttrain.picture import Pictures
+
 Unit = Literal["", "trajectory", "pair", "group"]
 """What must stay in one micro-batch: nothing beyond a `TokenSequence`, those of one trajectory, the sides of a
 preference, all of a prompt's."""
@@ -57,7 +59,7 @@ class TokenSequence:
     prompt share it; pair: the two sides of a preference share it; margin: by how much the preferred side should win;
     reward None = ungraded or not applicable; weight: how often this sequence counts in sums and in their normalisers;
     trajectory: the sequences of one episode follow each other and share this number, and their source, group, pair,
-    reward, solved and weight (-1: an episode of its own).
+    reward, solved and weight (-1: an episode of its own); pictures: spans of tokens that are images.
     """
 
     token_ids: tuple[int, ...]
@@ -80,6 +82,7 @@ class TokenSequence:
     weight: float = 1.0
     margin: float = 0.0
     trajectory: int = -1
+    pictures: Pictures = ()
 
     @property
     def trajectory_key(self) -> tuple[Source, int, int, int] | None:

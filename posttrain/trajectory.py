@@ -11,8 +11,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from posttrain.picture import Pictures
+
 Message = Mapping[str, Any]
-"""A chat message as transformers' templates take it: {"role": ..., "content": ..., maybe "tool_calls": ...}."""
+"""A chat message as transformers' templates take it: {"role": ..., "content": ..., maybe "tool_calls": ...}.
+
+A content is text, or a list of parts: {"type": "text", "text": ...} and, as OpenAI writes images,
+{"type": "image_url", "image_url": {"url": "data:image/png;base64,..."}}.
+"""
 
 Prompt = str | tuple[Message, ...]
 """Plain text (tokenised as it is) or a conversation (rendered with the tokenizer's chat template)."""
@@ -59,7 +65,8 @@ class Turn:
     action was taken in, "" where it has none; invalid, why the action could not be carried out, None where it was;
     screenshot, a picture of what the action was taken in, as a data URI, "" where none was kept.
     masked: the turn is context only, its tokens are not trained on. off_path: what follows is not its consequence,
-    because the conversation went on with another action in its place.
+    because the conversation went on with another action in its place. pictures: the spans of prompt_ids that are
+    images.
     """
 
     prompt_ids: tuple[int, ...]
@@ -75,6 +82,7 @@ class Turn:
     masked: bool = False
     screenshot: str = ""
     off_path: bool = False
+    pictures: Pictures = ()
 
     def added(self, before: Turn) -> tuple[int, ...]:
         """The tokens of this prompt after those that it shares with all that `before` read and sampled.

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from posttrain.data.chat import encode_prompt, stop_token_ids
+from posttrain.data.chat import encode_context, stop_token_ids
 from posttrain.rollout.engine import Request, Sampling
 from posttrain.rollout.transformers_engine import TransformersEngine
 from posttrain.trajectory import StopReason
@@ -78,15 +78,15 @@ class OpenAIServer:
 
     def _answer(self, body: dict[str, Any]) -> dict[str, Any]:
         prompt = tuple(body["messages"]) if "messages" in body else body["prompt"]
-        ids = encode_prompt(prompt, self.tokenizer)
+        context = encode_context(prompt, self.tokenizer)
         sampling = Sampling(
             body["max_tokens"], stop_token_ids(self.tokenizer), body.get("temperature", 1.0), body.get("top_p", 1.0)
         )
-        (made,) = self.engine.generate([Request(ids, body["seed"])], sampling)
+        (made,) = self.engine.generate([Request(context.token_ids, body["seed"], context.pictures)], sampling)
         text = self.tokenizer.decode(list(made.token_ids), skip_special_tokens=True)
         said = {"message": {"role": "assistant", "content": text}} if "messages" in body else {"text": text}
         reason = "length" if made.stop_reason is StopReason.LENGTH else "stop"
         return {
             "choices": [said | {"finish_reason": reason}],
-            "usage": {"prompt_tokens": len(ids), "completion_tokens": len(made.token_ids)},
+            "usage": {"prompt_tokens": len(context.token_ids), "completion_tokens": len(made.token_ids)},
         }

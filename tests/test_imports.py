@@ -13,9 +13,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LEVELS = (  # lowest first; parts of one level do not import each other
-    {"children", "durable", "errors", "seccomp", "table"},
+    {"children", "durable", "errors", "picture", "seccomp", "table"},
     {"batch", "reward_specs", "rows", "sandbox", "trajectory"},
-    {"endpoint"},
+    {"endpoint", "images"},
     {"catalog"},
     {"reward", "config"},
     {"models", "environments", "data", "estimator"},

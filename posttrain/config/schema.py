@@ -84,6 +84,7 @@ class ModelSettings(Closed):
     activation_offload: keep what the backward pass reads on the host (on CUDA; elsewhere it is there already).
     quantization: the frozen weights under a LoRA adapter in 4 bits (nf4, arXiv 2305.14314).
     compile: the decoder's layers by torch.compile: a minute at the start, faster steps; for a GPU.
+    freeze_vision: of a model that reads images, train the language model alone (default: true).
     """
 
     path: str | None = None
@@ -95,6 +96,7 @@ class ModelSettings(Closed):
     activation_offload: bool = False
     quantization: Literal["nf4"] | None = None
     compile: bool = False
+    freeze_vision: bool | None = None
 
 
 class LoraSettings(Closed):

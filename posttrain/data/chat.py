@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain.data.examples import Completion
 from posttrain.errors import DataError
+from posttrain.images import place
+from posttrain.picture import Context, Pictures, images_of, moved
 from posttrain.trajectory import Message, Prompt
 
 if TYPE_CHECKING:
@@ -32,10 +34,11 @@ Tools = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Encoded:
-    """A token sequence [T] and which of its tokens are actions [T]; the token at position 0 never is."""
+    """A token sequence [T], which of its tokens are actions [T] (that at position 0 never is), and its pictures."""
 
     token_ids: tuple[int, ...]
     action_mask: tuple[bool, ...]
+    pictures: Pictures = ()
 
 
 @dataclass(frozen=True)
@@ -48,14 +51,24 @@ class TurnEnd:
 
 
 def encode_prompt(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, tools: Tools = ()) -> tuple[int, ...]:
-    """The tokens that a completion continues.
+    """The tokens that a completion continues, where all is text; DataError as `encode_context`, and for an image."""
+    context = encode_context(prompt, tokenizer, tools)
+    if context.pictures:
+        raise DataError("a conversation has an image where only text can be read")
+    return context.token_ids
+
+
+def encode_context(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, tools: Tools = ()) -> Context:
+    """The tokens that a completion continues, with a span of them for each image.
 
     A conversation is rendered with the generation prompt. Plain text is tokenised as it is, with what the tokenizer
-    puts in front of a text (bos), without what it puts behind. Raises DataError where the template fails.
+    puts in front of a text (bos), without what it puts behind. Raises DataError where the template fails, or where the
+    model reads no images and there is one.
     """
-    if not isinstance(prompt, str):
-        return encode_text(render(prompt, tokenizer, generation_prompt=True, tools=tools), tokenizer)
-    return _leading_ids(tokenizer) + encode_text(prompt, tokenizer)
+    if isinstance(prompt, str):
+        return Context(_leading_ids(tokenizer) + encode_text(prompt, tokenizer))
+    text = render(prompt, tokenizer, generation_prompt=True, tools=tools)
+    return place(encode_text(text, tokenizer), images_of(prompt), tokenizer)
 
 
 def encode_text(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
@@ -76,7 +89,7 @@ def encode_demonstration(
         if tokenizer.eos_token_id is None:
             raise DataError(f"tokenizer '{tokenizer.name_or_path}' has no eos token to end a completion with")
         actions = (*encode_text(completion, tokenizer), tokenizer.eos_token_id)
-        return [_encoded([(encode_prompt(prompt, tokenizer), False), (actions, True)])]
+        return [_encoded([(encode_context(prompt, tokenizer), False), (Context(actions), True)])]
     if isinstance(prompt, str) or isinstance(completion, str):
         raise DataError("prompt and completion must both be text or both be conversations")
     end = _turn_end(tokenizer)
@@ -86,20 +99,23 @@ def encode_demonstration(
             "policy could not learn to stop; set tokenizer.chat_template"
         )
     messages = (*prompt, *completion)
-    sequences: list[list[tuple[tuple[int, ...], bool]]] = []
-    so_far = ""
+    sequences: list[list[tuple[Context, bool]]] = []
+    so_far, num_read = "", 0
     for index in range(len(prompt), len(messages)):
         if messages[index]["role"] != "assistant":
             continue
         prefix, turn = _split(messages[: index + 1], end, tokenizer, tools)
+        images = images_of(messages[:index])
         if sequences and prefix.startswith(so_far):
-            sequences[-1].append((encode_text(prefix[len(so_far) :], tokenizer), False))
+            added = encode_text(prefix[len(so_far) :], tokenizer)
+            sequences[-1].append((place(added, images[num_read:], tokenizer), False))
         else:
-            sequences.append([(encode_text(prefix, tokenizer), False)])
+            sequences.append([(place(encode_text(prefix, tokenizer), images, tokenizer), False)])
+        num_read = len(images)
         actions = encode_text(turn, tokenizer)
         if actions[-1:] != (end.terminator,):
             raise DataError(f"the assistant turn {turn[-80:]!r} does not end with the token of {end.text!r}")
-        sequences[-1].append((actions, True))
+        sequences[-1].append((Context(actions), True))
         so_far = prefix + turn
     return [_encoded(sequence) for sequence in sequences]
 
@@ -231,11 +247,15 @@ def _leading_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     return special[: next((start for start in starts if special[start : start + len(plain)] == plain), 0)]
 
 
-def _encoded(parts: Sequence[tuple[tuple[int, ...], bool]]) -> Encoded:
+def _encoded(parts: Sequence[tuple[Context, bool]]) -> Encoded:
     """Runs of tokens, each all actions or all context, as one sequence."""
-    token_ids = tuple(token for ids, _ in parts for token in ids)
-    mask = tuple(actions for ids, actions in parts for _ in ids)
-    return Encoded(token_ids, (False, *mask[1:]))
+    token_ids: tuple[int, ...] = ()
+    pictures: Pictures = ()
+    for part, _ in parts:
+        pictures += moved(part.pictures, len(token_ids))
+        token_ids += part.token_ids
+    mask = tuple(actions for part, actions in parts for _ in part.token_ids)
+    return Encoded(token_ids, (False, *mask[1:]), pictures)
 
 
 def _runs(sequence: Encoded) -> list[tuple[bool, tuple[int, ...]]]:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from posttrain.batch import TokenSequence
 from posttrain.data.prefixes import inputs, pack
-from posttrain.rows import Layout, Rows
+from posttrain.picture import Picture, Pictures, pictures_before
+from posttrain.rows import Layout, Rows, rotary_positions
 
 
 def collate(sequences: Sequence[TokenSequence], *, layout: Layout = "shared", whole: bool = False) -> Rows:
@@ -38,6 +39,7 @@ def collate(sequences: Sequence[TokenSequence], *, layout: Layout = "shared", wh
         branches = row.branches
         input_ids, position_ids = torch.tensor([row.token_ids]), torch.tensor([row.positions])
         columns = [torch.cat([torch.arange(*span) for span in spans]) for spans in row.spans]
+    pictures, rotary_ids = _pictured(sequences, columns, input_ids)
     masks = [torch.tensor(sequence.action_mask) for sequence in sequences]
     temperatures = torch.tensor([sequence.temperature for sequence in sequences], dtype=torch.float32)
     return Rows(
@@ -48,7 +50,28 @@ def collate(sequences: Sequence[TokenSequence], *, layout: Layout = "shared", wh
         temperatures=temperatures.repeat_interleave(torch.stack([mask.sum() for mask in masks])),
         branches=branches,
         action_index=_chosen(columns, masks) if whole else None,
+        pictures=pictures,
+        rotary_ids=rotary_ids,
     )
+
+
+def _pictured(
+    sequences: Sequence[TokenSequence], columns: Sequence[Tensor], input_ids: Tensor
+) -> tuple[Pictures, Tensor | None]:
+    """The pictures at their flat positions, shared ones once, and the rotary positions; writes their placeholders."""
+    if not any(sequence.pictures for sequence in sequences):
+        return (), None
+    found: dict[int, Picture] = {}
+    flat = input_ids.view(-1)
+    rotary = torch.zeros(3, flat.numel(), dtype=torch.long)
+    for sequence, own in zip(sequences, columns, strict=True):
+        pictures = pictures_before(sequence.pictures, len(own))
+        rotary[:, own] = rotary_positions(len(own), pictures)
+        for one in pictures:
+            flat[own[one.start : one.stop]] = sequence.token_ids[one.start]
+            first = int(own[one.start])
+            found[first] = one._replace(start=first)
+    return tuple(found[first] for first in sorted(found)), rotary.view(3, *input_ids.shape)
 
 
 def _chosen(values: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:

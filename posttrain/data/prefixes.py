@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from posttrain.batch import TokenSequence
+from posttrain.picture import marked, pictures_before
 from posttrain.rows import Branch
 
 Tokens = tuple[int, ...]
@@ -34,10 +35,13 @@ class Packed(NamedTuple):
 
 
 def inputs(sequence: TokenSequence, whole: bool) -> Tokens:
-    """The tokens up to the predictor of the last action, or with `whole` up to that; all where there is no action."""
+    """The tokens up to the predictor of the last action, or with `whole` up to that; all where there is no action.
+
+    Those of pictures are marked: sequences begin alike only as far as their images are the same.
+    """
     mask = sequence.action_mask
     last = len(mask) - 1 - mask[::-1].index(True) if True in mask else len(mask)
-    return sequence.token_ids[: last + whole]
+    return marked(sequence.token_ids[: last + whole], pictures_before(sequence.pictures, last + whole))
 
 
 def shared(before: Tokens, tokens: Tokens) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from posttrain.picture import in_words
 from posttrain.trajectory import Prompt
 
 
@@ -13,5 +14,7 @@ def question(template: str, prompt: Prompt, first: str, second: str) -> Prompt:
     if isinstance(prompt, str):
         return template.format(prompt=prompt, first=first, second=second)
     alone = len(prompt) == 1
-    said = "\n\n".join(f"{m['content']}" if alone else f"{m['role']}: {m.get('content')}" for m in prompt)
+    said = "\n\n".join(
+        in_words(m["content"]) if alone else f"{m['role']}: {in_words(m.get('content'))}" for m in prompt
+    )
     return ({"role": "user", "content": template.format(prompt=said, first=first, second=second)},)

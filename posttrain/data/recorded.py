@@ -52,6 +52,7 @@ def schema() -> Any:
         "masked": pa.bool_(),
         "screenshot": pa.string(),
         "off_path": pa.bool_(),
+        "pictures": pa.list_(pa.struct([(name, pa.int32()) for name in ("start", "height", "width", "image")])),
     }
     columns = {
         "step": pa.int64(),
@@ -65,6 +66,7 @@ def schema() -> Any:
         "prompt": pa.string(),
         "columns": pa.string(),
         "turns": pa.list_(pa.struct(list(turn.items()))),
+        "images": pa.list_(pa.string()),
         "num_turns": pa.int32(),
         "num_completion_tokens": pa.int32(),
         "advantage": pa.list_(pa.float32()),

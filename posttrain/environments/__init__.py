@@ -68,6 +68,12 @@ def told(text: str) -> tuple[Message, ...]:
     return ({"role": "user", "content": text},)
 
 
+def shown(image: str, text: str) -> tuple[Message, ...]:
+    """What an environment shows and says: an image, a data URI, and a text after it."""
+    parts = [{"type": "image_url", "image_url": {"url": image}}, {"type": "text", "text": text}]
+    return ({"role": "user", "content": parts},)
+
+
 class Episode(Protocol):
     """One running episode."""
 

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posttrain.environments import Observation, Step, told
+from posttrain.environments import Observation, Step, shown, told
 from posttrain.environments.browser_experts import expert_action
 from posttrain.environments.browser_view import Element, View, compact_text, elements, tree_text
 from posttrain.environments.chromium import pages
@@ -47,7 +47,7 @@ class BrowserEpisode:
         self, *, chromium: str, view: View = "tree", screenshots: bool = False, reload_pages: bool = True
     ) -> None:
         self._pages = pages(chromium)
-        self._view, self._screenshots, self._reload = view, screenshots, reload_pages
+        self._view, self._screenshots, self._reload = view.split("+"), screenshots, reload_pages
         self._page: Page | None = None
         self._elements: list[Element] = []
 
@@ -57,10 +57,12 @@ class BrowserEpisode:
         self._task = _tasks()[self.name](seed=int(columns.get("seed", seed)) % 2**32, episode_max_time=_NEVER_MS)
         self._page = self._pages.take(self._task.url, **self._task.viewport)
         self.goal = self._begin(self._page)
+        self._page._bgym_scale_factor = 1.0  # type: ignore[attr-defined]  # coordinates are pixels of our pictures
         first = self._observe()
-        if self._view == "compact":
+        if "compact" in self._view:
             return first
-        return replace(first, messages=({"role": "system", "content": _instructions()}, *first.messages))
+        told_first = _instructions() + (_size(self._task.viewport) if "screenshot" in self._view else "")
+        return replace(first, messages=({"role": "system", "content": told_first}, *first.messages))
 
     def _begin(self, page: Page) -> str:
         """Set up the task; its goal."""
@@ -113,16 +115,18 @@ class BrowserEpisode:
         _post_extract(self._page)
         text = tree_text(tree)
         self._elements = elements(text)
-        page = compact_text(self._elements) if self._view == "compact" else text
-        lines = [self.goal, page] if invalid is None else [self.goal, page, f"not done: {invalid}"]
+        page = compact_text(self._elements) if "compact" in self._view else text
+        lines = [self.goal] if self._view == ["screenshot"] else [self.goal, page]
+        said = "\n".join(lines if invalid is None else [*lines, f"not done: {invalid}"])
         state = hashlib.sha256(f"{self.name}\n{self.goal}\n{page}".encode()).hexdigest()[:16]
-        return Observation(told("\n".join(lines)), state=state, info=self._picture())
+        if "screenshot" in self._view:
+            return Observation(shown(self._picture(), said), state=state)
+        return Observation(told(said), state=state, info={"screenshot": self._picture()} if self._screenshots else {})
 
-    def _picture(self) -> dict[str, Any]:
-        """The page as a PNG for people, as a data URI."""
-        if not self._screenshots or self._page is None:
-            return {}
-        return {"screenshot": "data:image/png;base64," + base64.b64encode(self._page.screenshot()).decode()}
+    def _picture(self) -> str:
+        """The page as a PNG, as a data URI."""
+        assert self._page is not None
+        return "data:image/png;base64," + base64.b64encode(self._page.screenshot()).decode()
 
 
 def task_names() -> list[str]:
@@ -171,6 +175,12 @@ def _instructions() -> str:
     """What a policy is told of the grammar."""
     described: str = _actions().describe(with_long_description=False, with_examples=True)
     return f"You act on a web page. Answer with one action.\n{described}"
+
+
+def _size(viewport: Mapping[str, int]) -> str:
+    """What a policy is told of a picture of the page."""
+    size = f"{viewport['width']} x {viewport['height']}"
+    return f"\nYou see a picture of the page, {size} pixels; coordinates count from its top left corner."
 
 
 def _refuse(text: str) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-View = Literal["tree", "compact"]
+View = Literal["tree", "compact", "screenshot", "tree+screenshot", "compact+screenshot"]
+"""What of a page the policy is given: its tree in full or in short lines, a picture of it, or both."""
 
 _LINE = re.compile(r"(?:\[(?P<id>\w+)\] )?(?P<role>\w+)(?: (?P<name>'.*?'|\".*?\"))?(?P<rest>(?: value=|, ).*)?")
 _CONTAINERS = frozenset({"LabelText", "MenuListPopup", "dialog", "generic", "group", "list", "listitem", "paragraph"})

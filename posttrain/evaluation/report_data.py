@@ -13,6 +13,8 @@ from typing import Any
 
 import yaml
 
+from posttrain.picture import in_words
+
 MAX_POINTS = 2000
 MAX_ROLLOUT_CHARACTERS = 6_000_000
 MAX_TOKENS = 4000
@@ -231,7 +233,7 @@ def _short_prompt(prompt: Any) -> list[Row]:
     for message in messages:
         known = message if isinstance(message, dict) else {"role": "", "content": message}
         content = known.get("content")
-        parts = [content if isinstance(content, str) else "" if content is None else json.dumps(content)]
+        parts = [in_words(content)]
         if known.get("tool_calls"):
             parts.append(json.dumps(known["tool_calls"]))
         shown.append({"role": str(known.get("role") or ""), "content": short("\n".join(filter(None, parts)))})

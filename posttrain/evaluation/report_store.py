@@ -127,11 +127,11 @@ def _turns(turns: tuple[Turn, ...], decode: Decode | None) -> list[Row]:
                 "num_tokens": len(turn.completion_ids),
                 "policy_version": turn.policy_version,
                 "stop_reason": str(turn.stop_reason),
-                "before": short(decode(said), MAX_SAID) if decode and said else "",
+                "before": short(decode(_without_cells(turn, said)), MAX_SAID) if decode and said else "",
                 "reward": turn.reward,
                 "invalid": turn.invalid,
                 "masked": turn.masked,
-                "screenshot": _picture(turn.screenshot),
+                "screenshot": _picture(turn.screenshot or next((one.image for one in turn.pictures[-1:]), "")),
             }
         )
         start += len(turn.completion_ids)
@@ -142,6 +142,13 @@ def _read(before: Turn, turn: Turn) -> tuple[int, ...]:
     """What the policy read since the turn before, or all of it where it reads something else."""
     known = before.prompt_ids + before.completion_ids
     return turn.added(before) if turn.prompt_ids[: len(known)] == known else turn.prompt_ids
+
+
+def _without_cells(turn: Turn, said: tuple[int, ...]) -> tuple[int, ...]:
+    """The end of a turn's prompt with one placeholder for each picture."""
+    first = len(turn.prompt_ids) - len(said)
+    cells = {place for one in turn.pictures for place in range(one.start + 1, one.stop)}
+    return tuple(token for place, token in enumerate(said, start=first) if place not in cells)
 
 
 def _picture(screenshot: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from posttrain.errors import UserError
+from posttrain.images import png
 from posttrain.models.policy import Policy
 from posttrain.models.shared_rows import takes
-from posttrain.rows import Branch, Rows
+from posttrain.models.vision import TOKENS, is_vision
+from posttrain.picture import Context, moved
+from posttrain.rows import Branch, Rows, rotary_positions
 
 _LENGTHS = (9, 5)
 _SPREAD = 30.0
@@ -26,8 +29,9 @@ def check_policy(model: Any) -> None:
     """Compare Policy's logprobs on two padded rows with softmax of the model's own logits on each row alone.
 
     Hidden states are scaled up on both sides until logits spread over about 30 nats, so that a cap or a factor shows
-    even in a freshly initialised model. UserError naming the architecture where half of the digits do not agree.
-    Sets `model.row_layout` to the rows that the model computes as they are (see `posttrain.rows`).
+    even in a freshly initialised model. Where it reads images, so around one. UserError naming the architecture where
+    half of the digits do not agree. Sets `model.row_layout` to the rows that the model computes as they are (see
+    `posttrain.rows`).
     """
     training = model.training
     model.eval()
@@ -41,6 +45,8 @@ def check_policy(model: Any) -> None:
             difference, scale = _difference(model, ids)
             if most != "padded" and _packs(model, scale):
                 model.row_layout = most
+            if is_vision(model.config):
+                difference = max(difference, _picture_difference(model))
     except _FAILURES as error:
         raise _refusal(model, f"a forward pass fails: {error}") from error
     finally:
@@ -53,7 +59,7 @@ def _refusal(model: Any, cause: str) -> UserError:
     return UserError(
         f"model: {type(model).__name__} (model_type {model.config.model_type!r}) cannot be trained here: {cause}. "
         "Allowed: causal language models whose logits are a linear head, maybe scaled or soft-capped, of the decoder's "
-        "last hidden state, and that ignore padding on the right"
+        "last hidden state, that ignore padding on the right, and whose images are grids of patches"
     )
 
 
@@ -82,6 +88,61 @@ def _difference(model: Any, ids: Tensor) -> tuple[float, float]:
     logits = torch.cat(alone).to(scored.logprobs.dtype)
     expected = torch.log_softmax(logits, -1).gather(1, actions[:, None]).squeeze(1)
     return float((scored.logprobs - expected).abs().max()), float(logits.abs().max())
+
+
+def _picture_difference(model: Any) -> float:
+    """The largest difference of logprobs around an image between Policy and the model given ids and pixels.
+
+    Twice the same text with the image in another place, in rows as the model takes them.
+    """
+    from PIL import Image
+
+    noise = torch.randint(256, (64, 96, 3), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
+    image = png(Image.fromarray(noise.numpy()))
+    text = _text_ids(model, 12)
+    parts: list[Context] = [
+        model.images.place((*text[:n], model.images.placeholder, *text[n:]), [image]) for n in (3, 7)
+    ]
+    pixels, grid = (one.to(model.device) for one in model.images.pixels(image))
+    logits = []
+    for part in parts:
+        ids = torch.tensor([part.token_ids], device=model.device)
+        kinds = (ids == model.images.placeholder).int()
+        found = model(ids, pixel_values=pixels, image_grid_thw=grid[None], mm_token_type_ids=kinds, use_cache=False)
+        logits.append(found.logits[0, :-1])
+    model.base_model.rope_deltas = None  # what it remembers of that pass
+    rows = _pictured_rows(parts).to(model.device)
+    scored = Policy(model)(rows).logprobs
+    expected = torch.log_softmax(torch.cat(logits).to(scored.dtype), -1).gather(1, rows.action_ids[:, None])
+    return float((scored - expected.squeeze(1)).abs().max())
+
+
+def _text_ids(model: Any, number: int) -> list[int]:
+    """Token ids that stand for no picture or video."""
+    special = {getattr(model.config, name, None) for name in TOKENS}
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    ids = torch.randint(vocabulary, (4 * number,), generator=torch.Generator().manual_seed(3)).tolist()
+    return [one for one in ids if one not in special][:number]
+
+
+def _pictured_rows(parts: Sequence[Context]) -> Rows:
+    """Sequences behind each other in one row, every token but their first an action."""
+    sizes = [len(one.token_ids) for one in parts]
+    starts = [sum(sizes[:number]) for number in range(len(sizes))]
+    ids = torch.cat([torch.tensor(one.token_ids) for one in parts])
+    predictors = torch.cat([torch.arange(n - 1) + start for n, start in zip(sizes, starts, strict=True)])
+    return Rows(
+        ids[None],
+        torch.cat([torch.arange(n) for n in sizes])[None],
+        predictors,
+        ids[predictors + 1],
+        torch.ones(len(predictors)),
+        tuple(Branch(start, start + n) for n, start in zip(sizes, starts, strict=True)),
+        pictures=tuple(one for part, start in zip(parts, starts, strict=True) for one in moved(part.pictures, start)),
+        rotary_ids=torch.cat([rotary_positions(n, one.pictures) for n, one in zip(sizes, parts, strict=True)], 1)[
+            :, None
+        ],
+    )
 
 
 def _packs(model: Any, scale: float) -> bool:

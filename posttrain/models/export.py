@@ -18,7 +18,7 @@ from posttrain.models.weights import named_weights
 def save_model(
     model: Any, tokenizer: Any, directory: Path | str, *, writes: bool = True, beside: Mapping[str, str] | None = None
 ) -> Path:
-    """Write safetensors, config, generation config and tokenizer (with chat template) to `directory`.
+    """Write safetensors, config, generation config, tokenizer (with chat template) and image processor to `directory`.
 
     A model with an adapter is merged, and the adapter is written beside it, to `directory`/adapter, as peft stores one
     (not a reward model's, which would lack its head);
@@ -45,6 +45,9 @@ def save_model(
         if adapter is not None:
             save_adapter(model, adapter, written / "adapter")
         tokenizer.save_pretrained(written)
+        images = getattr(model, "images", None)
+        if images is not None:
+            images.save(written)
         for name, text in (beside or {}).items():
             (written / name).write_text(text)
         mode = (written / "config.json").stat().st_mode

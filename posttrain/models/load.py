@@ -18,6 +18,7 @@ from posttrain.models.check import check_policy
 from posttrain.models.quantised import keep_exact, quantization_config
 from posttrain.models.quiet import no_progress_bars
 from posttrain.models.shared_rows import takes
+from posttrain.models.vision import FAMILIES, freeze_tower, images_of_config, is_vision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -45,8 +46,10 @@ def load_model(settings: ModelSettings, tokenizer: Any, seed: int) -> PreTrained
     """The model in `settings.dtype` on the CPU, in eval mode, checked against `Policy` (see `models.check`).
 
     A new model is initialised from `seed` alone, in float32, and then cast; the global random state is left as it
-    was. Its generation config ends at the tokenizer's eos (and at those it had). RecipeError, UserError as in
-    `check_model`, and for weights that are missing, unreadable or too few for the tokenizer.
+    was. Its generation config ends at the tokenizer's eos (and at those it had). A model that reads images gets what
+    reads them as `images`, and so does the tokenizer; its vision tower is frozen unless the settings say otherwise.
+    RecipeError, UserError as in `check_model`, and for weights that are missing, unreadable or too few for the
+    tokenizer.
     """
     check_model(settings)
     with torch.random.fork_rng(devices=[]):
@@ -59,6 +62,15 @@ def load_model(settings: ModelSettings, tokenizer: Any, seed: int) -> PreTrained
             "allowed: a tokenizer with at most as many"
         )
     _set_generation(model, tokenizer)
+    if settings.freeze_vision is not None and not is_vision(model.config):
+        raise RecipeError(
+            f"model.freeze_vision is {settings.freeze_vision}, and {type(model).__name__} reads no images"
+        )
+    if is_vision(model.config):
+        model.images = images_of_config(model.config, tokenizer, *_source(settings))
+        tokenizer.images = getattr(tokenizer, "images", model.images)
+        if settings.freeze_vision is not False:
+            freeze_tower(model)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     model.eval()
@@ -71,14 +83,14 @@ def empty_model(settings: ModelSettings | TeacherSettings, tokenizer: Any = None
 
     Of a path only the config is read. tokenizer: what `config` leaves to it. RecipeError, UserError as `check_model`.
     """
-    from transformers import AutoModelForCausalLM
-
     own = ModelSettings(**settings.model_dump())
     check_model(own)
     config = _stored_config(own) if own.config is None else architecture(own.config, tokenizer)
     attention = own.attention if own.attention in ("eager", "sdpa") else None  # the others' packages may be missing
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, own.dtype), attn_implementation=attention)
+        model = _auto_class(config).from_config(config, dtype=getattr(torch, own.dtype), attn_implementation=attention)
+    if is_vision(config) and own.freeze_vision is not False:
+        freeze_tower(model)
     model.row_layout = takes(model.get_decoder().config)
     if own.gradient_checkpointing:
         model.gradient_checkpointing_enable()
@@ -113,12 +125,10 @@ def errors_of(section: str) -> Iterator[None]:
 
 
 def _initialised(settings: ModelSettings, tokenizer: Any) -> Any:
-    from transformers import AutoModelForCausalLM
-
     assert settings.config is not None
     config = architecture(settings.config, tokenizer)
     try:
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=settings.attention)
+        model = _auto_class(config).from_config(config, dtype=torch.float32, attn_implementation=settings.attention)
     except (ValueError, ImportError, RuntimeError, TypeError, KeyError, ZeroDivisionError) as error:
         raise RecipeError(f"model.config: cannot be built: {type(error).__name__}: {_first_line(error)}") from error
     return model.to(getattr(torch, settings.dtype))
@@ -167,13 +177,28 @@ def _stored_config(settings: ModelSettings) -> Any:
 
 
 def _model_class(settings: ModelSettings, config: Any) -> Any:
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
+    if is_vision(config):
+        return MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UserError(
-            f"model.path {settings.path!r} has model_type {config.model_type!r}; allowed: a causal language model"
+            f"model.path {settings.path!r} has model_type {config.model_type!r}; allowed: a causal language model, or "
+            f"of image-text-to-text models {', '.join(FAMILIES)}"
         )
     return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+
+
+def _auto_class(config: Any) -> Any:
+    """What makes a new model of `config`."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    return AutoModelForImageTextToText if is_vision(config) else AutoModelForCausalLM
+
+
+def _source(settings: ModelSettings) -> tuple[str | None, str | None]:
+    """Where a processor is: as `_place`; nowhere for a new model."""
+    return (None, None) if settings.path is None else _place(settings)
 
 
 def _place(settings: ModelSettings) -> tuple[str, str | None]:

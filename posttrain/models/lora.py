@@ -22,6 +22,7 @@ from posttrain.errors import RecipeError
 from posttrain.models.policy import Scored
 from posttrain.models.quantised import is_quantised, quantised_layers, whole_tensor, whole_weight
 from posttrain.models.sharded import whole
+from posttrain.models.vision import is_vision, tower_of
 from posttrain.rows import Rows
 
 _LAYER = ".base_layer"
@@ -30,11 +31,13 @@ _LAYER = ".base_layer"
 def add_lora(model: Any, settings: LoraSettings, seed: int) -> None:
     """Freeze `model` and inject an adapter, initialised from `seed` alone; at first it changes nothing (B = 0).
 
-    RecipeError where target_modules match nothing, or the embeddings or the output head.
+    A vision tower that is frozen already gets none. RecipeError where target_modules match nothing, or the embeddings
+    or the output head.
     """
     from peft import LoraConfig, get_peft_model
 
     targets = settings.target_modules
+    frozen = is_vision(model.config) and not any(p.requires_grad for p in tower_of(model).parameters())
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha if settings.alpha is not None else 2 * settings.rank,
@@ -42,6 +45,7 @@ def add_lora(model: Any, settings: LoraSettings, seed: int) -> None:
         target_modules=targets[0] if targets == ["all-linear"] else list(targets),
         use_dora=settings.dora,
         use_rslora=settings.rank_stabilised,
+        exclude_modules=r".*\bvisual\..*" if frozen else None,
         task_type="CAUSAL_LM",
     )
     try:

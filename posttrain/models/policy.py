@@ -1,13 +1,14 @@
 """The policy as the trainer sees it: rows in, log-probability and entropy of each action token out.
 
-How a model takes packed rows is in `models.shared_rows`; one that cannot gets the same sequences as padded rows.
+How a model takes packed rows is in `models.shared_rows`, pictures in `models.vision`; one that cannot take packed rows
+gets the same sequences as padded ones.
 `models.check` verifies this, and the head, for the loaded architecture. Not covered: architectures whose attention is
 not causal.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from posttrain.models.divergence import Divergence, Scores, token_divergence
 from posttrain.models.head import DEFAULT_CHUNK_BYTES, token_logprobs
 from posttrain.models.logits import LogitShape
 from posttrain.models.shared_rows import hidden_states
+from posttrain.models.vision import see
 from posttrain.rows import Layout, Rows
 
 
@@ -44,6 +46,7 @@ class Teacher:
     @torch.no_grad()
     def __call__(self, rows: Rows) -> Scores:
         """Its logits at the action tokens, not computed yet."""
+        rows = see(self.model, rows)
         return action_scores(self.model, rows, logit_shape(self.model.config), self.model.row_layout)
 
 
@@ -84,11 +87,13 @@ class Policy(nn.Module):
 
     def forward(self, rows: Rows) -> Scored:
         """Logprobs and entropies [A] of softmax(logits / temperature), in nats; float32, or float64 as the model is."""
+        rows = see(self.model, rows)
         scores = action_scores(self.model, rows, self.shape, self.layout)
         scored = token_logprobs(
             *scores[:3], rows.action_ids, rows.temperatures, chunk_bytes=self.chunk_bytes, shape=self.shape
         )
-        values = None if self.critic is None else self.critic(rows)
+        read = rows if rows.seen is None else replace(rows, seen=rows.seen.detached())
+        values = None if self.critic is None else self.critic(read)
         if self.teacher is None or not torch.is_grad_enabled():
             return Scored(*scored, values)
         how = self.teacher.divergence, scores, self.teacher(rows), rows.temperatures
@@ -96,7 +101,7 @@ class Policy(nn.Module):
 
 
 def action_scores(model: Any, rows: Rows, shape: LogitShape, layout: Layout) -> Scores:
-    """The model's logits at the action tokens of `rows` [A], not computed yet."""
+    """The model's logits at the action tokens of `rows` [A], not computed yet; its tower has seen their pictures."""
     hidden, rows = hidden_states(model.get_decoder(), rows, layout)
     head = model.get_output_embeddings()
     return Scores(hidden.index_select(0, rows.predictor_index), head.weight, getattr(head, "bias", None), shape)

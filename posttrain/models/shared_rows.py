@@ -17,6 +17,7 @@ from torch import Tensor
 
 from posttrain.models.block_attention import BLOCK
 from posttrain.models.packed_attention import Packing, register
+from posttrain.models.vision import inputs_of
 from posttrain.rows import Branch, Layout, Rows
 
 _MASKS = {"full_attention", "sliding_attention"}
@@ -32,7 +33,7 @@ def hidden_states(decoder: Any, rows: Rows, layout: Layout) -> tuple[Tensor, Row
         else:
             rows = filled(rows) if rows.input_ids.is_cuda else rows
             how = _packed_arguments(decoder.config, rows)
-    output = decoder(input_ids=rows.input_ids, use_cache=False, **how)
+    output = decoder(use_cache=False, **how | inputs_of(decoder, rows))
     return output.last_hidden_state.flatten(0, 1), rows
 
 
@@ -51,11 +52,13 @@ def filled(rows: Rows) -> Rows:
     missing = -length % BLOCK
     if not missing:
         return rows
-    ids, positions = rows.input_ids, rows.position_ids
+    ids, positions, rotary = rows.input_ids, rows.position_ids, rows.rotary_ids
+    more = torch.arange(missing, device=positions.device)
     return replace(
         rows,
         input_ids=torch.cat([ids, ids.new_zeros(1, missing)], 1),
-        position_ids=torch.cat([positions, torch.arange(missing, device=positions.device)[None]], 1),
+        position_ids=torch.cat([positions, more[None]], 1),
+        rotary_ids=None if rotary is None else torch.cat([rotary, more.expand(3, 1, -1)], 2),
         branches=(*rows.branches, Branch(length, length + missing)),
     )
 

@@ -10,6 +10,7 @@ from posttrain.config.hub import hub_reachable
 from posttrain.config.schema import ModelSettings, TokenizerSettings
 from posttrain.errors import UserError
 from posttrain.models.bpe_tokenizer import bpe_tokenizer
+from posttrain.models.vision import FAMILIES, TOKENS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,7 +24,11 @@ _CHARACTER_TEMPLATE = (
     "{% if message.role not in ['system', 'user', 'assistant'] %}"
     "{{ raise_exception('the character tokenizer has no role ' + message.role) }}"
     "{% endif %}"
-    "{{ '<|' + message.role + '|>' + message.content + '<|end|>' }}"
+    "{{ '<|' + message.role + '|>' }}"
+    "{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}"
+    "{{ part.text if part.type == 'text' else '<|vision_start|><|image_pad|><|vision_end|>' }}"
+    "{% endfor %}{% endif %}"
+    "{{ '<|end|>' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
@@ -45,7 +50,8 @@ def load_tokenizer(tokenizer: TokenizerSettings, model: ModelSettings) -> PreTra
     if path == BPE:
         loaded = bpe_tokenizer(tokenizer.corpus or "", tokenizer.vocabulary)
     else:
-        loaded = character_tokenizer() if path == CHARACTERS else _pretrained(path, revision)
+        reads_images = (model.config or {}).get("model_type") in FAMILIES
+        loaded = character_tokenizer(reads_images) if path == CHARACTERS else _pretrained(path, revision)
     if tokenizer.chat_template is not None:
         loaded.chat_template = _template(tokenizer.chat_template)
     if loaded.pad_token is None:
@@ -53,15 +59,17 @@ def load_tokenizer(tokenizer: TokenizerSettings, model: ModelSettings) -> PreTra
     return loaded
 
 
-def character_tokenizer() -> PreTrainedTokenizerBase:
+def character_tokenizer(images: bool = False) -> PreTrainedTokenizerBase:
     """One token for each printable ASCII character and newline, `<unk>` for others, and a short chat template.
 
     A conversation reads `<|user|>question<|end|><|assistant|>answer<|end|>`; `<|end|>` is the end-of-sequence token.
+    images: also the tokens that stand for images.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = {token: index for index, token in enumerate((*_SPECIAL, *_SYMBOLS))}
+    vision = TOKENS.values() if images else ()
+    vocabulary = {token: index for index, token in enumerate((*_SPECIAL, *_SYMBOLS, *vision))}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
     backend.decoder = decoders.Fuse()
@@ -70,7 +78,7 @@ def character_tokenizer() -> PreTrainedTokenizerBase:
         pad_token="<pad>",
         unk_token="<unk>",
         eos_token="<|end|>",
-        additional_special_tokens=list(_SPECIAL[3:]),
+        additional_special_tokens=[*_SPECIAL[3:], *vision],
         clean_up_tokenization_spaces=False,
         chat_template=_CHARACTER_TEMPLATE,
     )

@@ -12,6 +12,8 @@ import hmac
 import re
 from collections.abc import Mapping, Sequence
 
+from posttrain.picture import in_words
+
 MAX_CHARACTERS = 20_000
 _MARKS = re.compile(
     r"<(?=[|\uff5c]|/?s>|/?think>|(?:start|end)_of_turn>|</?SYS>>|/?SYS>>)|[|\uff5c](?=>)|\[(?=/?INST\])"
@@ -63,7 +65,7 @@ def shown(prompt: object) -> str:
     if isinstance(prompt, str):
         return prompt
     assert isinstance(prompt, Sequence)
-    return "\n\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+    return "\n\n".join(f"{message['role']}: {in_words(message['content'])}" for message in prompt)
 
 
 def _tame(text: str, max_characters: int) -> str:

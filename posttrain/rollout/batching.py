@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from posttrain.picture import Context, Pictures
 from posttrain.rollout.engine import Request
 
 
@@ -24,7 +25,7 @@ def batches(requests: Sequence[Request], limits: Mapping[int, int], batch_tokens
     """
     rows: list[int] = []
     most = 0
-    for index in sorted(limits, key=lambda i: (len(requests[i].prompt_ids), requests[i].prompt_ids)):
+    for index in sorted(limits, key=lambda i: _order(requests[i])):
         width = len(requests[index].prompt_ids)
         if rows and (len(rows) + 1) * (width + max(most, limits[index])) > batch_tokens:
             yield Batch(tuple(rows), tuple(limits[row] for row in rows))
@@ -35,18 +36,21 @@ def batches(requests: Sequence[Request], limits: Mapping[int, int], batch_tokens
         yield Batch(tuple(rows), tuple(limits[row] for row in rows))
 
 
-def distinct(prompts: Sequence[tuple[int, ...]]) -> list[tuple[tuple[int, ...], int]]:
+def _order(request: Request) -> tuple[int, tuple[int, ...], Pictures]:
+    """By length, and those of one prompt side by side."""
+    return len(request.prompt_ids), request.prompt_ids, request.pictures
+
+
+def distinct(prompts: Sequence[Context]) -> list[tuple[Context, int]]:
     """Each prompt of a sorted list and how often it occurs."""
     return [(prompt, len(list(same))) for prompt, same in groupby(prompts)]
 
 
-def chunks(
-    counted: Sequence[tuple[tuple[int, ...], int]], max_tokens: int
-) -> Iterator[list[tuple[tuple[int, ...], int]]]:
+def chunks(counted: Sequence[tuple[Context, int]], max_tokens: int) -> Iterator[list[tuple[Context, int]]]:
     """Runs of distinct prompts whose padded size is at most `max_tokens`, or of one prompt."""
-    chunk: list[tuple[tuple[int, ...], int]] = []
+    chunk: list[tuple[Context, int]] = []
     for prompt, count in counted:
-        if chunk and (len(chunk) + 1) * len(prompt) > max_tokens:
+        if chunk and (len(chunk) + 1) * len(prompt.token_ids) > max_tokens:
             yield chunk
             chunk = []
         chunk.append((prompt, count))

@@ -14,6 +14,7 @@ from posttrain.data.chat import encode_text
 from posttrain.data.examples import Example
 from posttrain.environments import Environment
 from posttrain.errors import TooManyFailuresError
+from posttrain.picture import Context
 from posttrain.rollout.engine import Completion, Engine, Request, Sampling, prompt_error
 from posttrain.rollout.episode import RunningEpisode, Slot
 from posttrain.rollout.resets import first_turn, given_tokens
@@ -132,7 +133,11 @@ class Collector:
         """Sample one completion for each episode, then let the environments answer side by side."""
         prompts = self._prompts(episodes)
         episodes = [episode for episode in episodes if not episode.ended]
-        requests = [Request(prompts[id(episode)], episode.turn_seed) for episode in episodes]
+        contexts = [prompts[id(episode)] for episode in episodes]
+        requests = [
+            Request(context.token_ids, episode.turn_seed, context.pictures)
+            for context, episode in zip(contexts, episodes, strict=True)
+        ]
         if not requests:
             return
         start = time.monotonic()
@@ -145,33 +150,33 @@ class Collector:
         for episode, request, ids in zip(episodes, requests, said, strict=True):
             episode.trajectory.generation_seconds += seconds
             start_ids = request.prompt_ids[: len(request.prompt_ids) - len(episode.given)]
-            episode.conversation.sampled(start_ids, ids)
+            episode.conversation.sampled(Context(start_ids, request.pictures), ids)
         taken = zip(episodes, requests, completions, texts, strict=True)
-        await asyncio.gather(*(one.take(asked.prompt_ids, answer, text) for one, asked, answer, text in taken))
+        await asyncio.gather(*(one.take(asked, answer, text) for one, asked, answer, text in taken))
 
     def _written(self, line: str) -> Completion:
         """A line that was not sampled, as a completion that ends there."""
         ids = (*encode_text(line, self.tokenizer), *sorted(self.sampling.stop_token_ids)[:1])
         return Completion(ids, (0.0,) * len(ids), StopReason.STOP, self.engine.policy_version)
 
-    def _prompts(self, episodes: Sequence[RunningEpisode]) -> dict[int, tuple[int, ...]]:
-        """The tokens that each episode's next completion continues, by the episode's id.
+    def _prompts(self, episodes: Sequence[RunningEpisode]) -> dict[int, Context]:
+        """What each episode's next completion continues, by the episode's id.
 
         A conversation that has filled the model's window ends its episode; one that never fitted is the engine's error.
         """
-        first: dict[int, tuple[int, ...]] = {}  # samples of one prompt hold the same object: each is rendered once
-        found: dict[int, tuple[int, ...]] = {}
+        first: dict[int, Context] = {}  # samples of one prompt hold the same object: each is rendered once
+        found: dict[int, Context] = {}
         for episode in episodes:
             conversation = episode.conversation
             known = id(conversation.prompt if conversation.given_ids is None else conversation.given_ids)
             if episode.trajectory.turns:
                 found[id(episode)] = conversation.encode(self.tokenizer)
-                if prompt_error(len(found[id(episode)]), self.engine.window) is not None:
+                if prompt_error(len(found[id(episode)].token_ids), self.engine.window) is not None:
                     episode.end(EpisodeEnd.TOKENS)
                 continue
             if known not in first:
                 first[known] = conversation.encode(self.tokenizer)
-            found[id(episode)] = first[known] + episode.given
+            found[id(episode)] = Context(first[known].token_ids + episode.given, first[known].pictures)
         return found
 
 

@@ -13,8 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from posttrain.data.chat import encode_prompt, encode_text, render
+from posttrain.data.chat import encode_context, encode_text, render
 from posttrain.environments import Observation
+from posttrain.images import place
+from posttrain.picture import Context, images_of, moved
 from posttrain.trajectory import Message, Prompt
 
 if TYPE_CHECKING:
@@ -43,12 +45,11 @@ class Conversation:
         self.prompt, self.tools, self.given_ids = observation.messages, observation.tools, observation.prompt_ids
         self.aside, self._turns, self._earlier = (), [], self._sampled
 
-    def sampled(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> None:
-        """Remember the exact tokens of a turn; call it before `add`."""
+    def sampled(self, context: Context, completion_ids: Sequence[int]) -> None:
+        """Remember the exact tokens of a turn, and the pictures among them; call it before `add`."""
         messages = self.messages
         if self.given_ids is None and not isinstance(messages, str):
-            now = _Sampled(messages, self.tools, tuple(prompt_ids), tuple(completion_ids))
-            self._sampled = (*self._earlier, now)
+            self._sampled = (*self._earlier, _Sampled(messages, self.tools, context, tuple(completion_ids)))
 
     def add(self, said: str, answer: Sequence[Message]) -> None:
         """The policy's text of a turn, or what stands in its place, and what the environment answered."""
@@ -66,19 +67,26 @@ class Conversation:
             opening = (*(self.prompt[:-1] or self.prompt), *self._turns[num_hidden - 1][1:])
         return (*opening, *(message for turn in self._turns[num_hidden:] for message in turn), *self.aside)
 
-    def encode(self, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-        """The tokens of `messages`, those of earlier turns as they were sampled where the text goes on from them."""
+    def encode(self, tokenizer: PreTrainedTokenizerBase) -> Context:
+        """The tokens of `messages`, those of earlier turns as they were sampled where the text goes on from them.
+
+        And the pictures among them, each a span of tokens: an earlier one is kept or dropped with its message.
+        """
         if self.given_ids is not None:
-            return self.given_ids
+            return Context(self.given_ids)
         messages = self.messages
         if isinstance(messages, str) or not self._sampled:
-            return encode_prompt(messages, tokenizer, self.tools)
+            return encode_context(messages, tokenizer, self.tools)
         text = render(messages, tokenizer, generation_prompt=True, tools=self.tools)
-        known = [(len(said), one) for one in self._sampled if text.startswith(said := one.text(tokenizer))]
+        images = images_of(messages)
+        fitting = [one for one in self._sampled if images[: len(one.images)] == one.images]
+        known = [(len(said), one) for one in fitting if text.startswith(said := one.text(tokenizer))]
         if not known:
-            return encode_text(text, tokenizer)
+            return place(encode_text(text, tokenizer), images, tokenizer)
         length, before = max(known, key=lambda one: one[0])
-        return before.prompt_ids + before.completion_ids + encode_text(text[length:], tokenizer)
+        added = place(encode_text(text[length:], tokenizer), images[len(before.images) :], tokenizer)
+        ids = before.context.token_ids + before.completion_ids
+        return Context(ids + added.token_ids, before.context.pictures + moved(added.pictures, len(ids)))
 
 
 @dataclass
@@ -87,9 +95,14 @@ class _Sampled:
 
     messages: Sequence[Message]
     tools: Sequence[Mapping[str, Any]]
-    prompt_ids: tuple[int, ...]
+    context: Context
     completion_ids: tuple[int, ...]
     _text: str | None = None
+
+    @property
+    def images(self) -> list[str]:
+        """The images that the policy had read."""
+        return [one.image for one in self.context.pictures]
 
     def text(self, tokenizer: PreTrainedTokenizerBase) -> str:
         """All of it, as the template writes it and the policy wrote it."""

@@ -17,10 +17,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
+from posttrain.models.vision import inputs_of, see
+from posttrain.picture import Context, Pictures, moved, shift
 from posttrain.rollout.batching import chunks, distinct
 from posttrain.rollout.engine import Sampling
 from posttrain.rollout.kv_cache import BufferCache
 from posttrain.rollout.sampling import sample
+from posttrain.rows import Rows, rotary_positions
 
 _PREFILL_TOKENS = 16_384  # padded prompt tokens in one forward pass; bounds activations and masks
 _DROP_SHARE = 0.25  # finished rows leave the batch when they are this share of it: a drop costs one copy of the cache
@@ -37,19 +40,20 @@ class Drawn:
 @torch.inference_mode()
 def decode(
     model: PreTrainedModel,
-    prompts: Sequence[tuple[int, ...]],
+    prompts: Sequence[Context],
     limits: Sequence[int],
     uniform: Tensor,
     sampling: Sampling,
     guide: Any = None,
 ) -> Drawn:
-    """Continue each prompt until a stop token or its limit. Prompts are sorted by length and not empty.
+    """Continue each prompt, with its pictures, until a stop token or its limit; sorted by length, and none empty.
 
     limits: tokens that each row may draw, at least 1. uniform [B, T]: each row's random numbers, T >= max(limits).
-    guide: a second model, whose logits are added to the first's.
+    guide: a second model, whose logits are added to the first's. UserError for pictures where one reads none.
     """
     device, num_steps = model.device, max(limits)
-    widths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    widths = torch.tensor([len(prompt.token_ids) for prompt in prompts], device=device)
+    nexts = widths + torch.tensor([shift(prompt.pictures) for prompt in prompts], device=device)
     width = int(widths[-1])
     readers = [(one, BufferCache(len(prompts), width, num_steps)) for one in (model, guide) if one is not None]
     logits = _summed(_prefill(one, prompts, cache, device) for one, cache in readers)
@@ -81,7 +85,7 @@ def decode(
                 cache.keep(kept)
             rows, limit, running, mask, token = (x[kept] for x in (rows, limit, running, mask, token))
         seen = mask[:, : width + step + 1] if padded else None
-        positions = (widths[rows] + step)[:, None]
+        positions = (nexts[rows] + step)[:, None]
         logits = _summed(_forward(one, token[:, None], seen, positions, cache) for one, cache in readers)
     lengths = counts.tolist()
     return Drawn(
@@ -98,23 +102,53 @@ def _summed(logits: Iterator[Tensor]) -> Tensor:
     return total
 
 
-def _prefill(model: Any, prompts: Sequence[tuple[int, ...]], cache: BufferCache, device: torch.device) -> Tensor:
+def _prefill(model: Any, prompts: Sequence[Context], cache: BufferCache, device: torch.device) -> Tensor:
     """Fill the cache with the prompts, each distinct one computed once; the last position's logits [B, V]."""
     found, start = [], 0
     for chunk in chunks(distinct(prompts), _PREFILL_TOKENS):
-        width = len(chunk[-1][0])
-        ids = torch.tensor([(0,) * (width - len(prompt)) + prompt for prompt, _ in chunk], device=device)
-        widths = torch.tensor([len(prompt) for prompt, _ in chunk], device=device)
+        width = len(chunk[-1][0].token_ids)
+        widths = torch.tensor([len(prompt.token_ids) for prompt, _ in chunk], device=device)
         columns = torch.arange(width, device=device) - (width - widths[:, None])
-        padded = len(chunk[0][0]) != width
+        mask = columns >= 0 if int(widths[0]) != width else None
         filled = DynamicCache()
-        logits = _forward(model, ids, columns >= 0 if padded else None, columns.clamp(min=0), filled)
+        rows = _rows([prompt for prompt, _ in chunk], columns.clamp(min=0))
+        if rows.pictures:
+            logits = _forward_pictures(model, rows, mask, filled)
+        else:
+            logits = _forward(model, rows.input_ids, mask, rows.position_ids, filled)
         repeats = torch.tensor([count for _, count in chunk], device=device)
-        rows = torch.repeat_interleave(torch.arange(len(chunk), device=device), repeats)
-        cache.fill(start, filled, rows)
-        found.append(logits[rows])
-        start += rows.numel()
+        copies = torch.repeat_interleave(torch.arange(len(chunk), device=device), repeats)
+        cache.fill(start, filled, copies)
+        found.append(logits[copies])
+        start += copies.numel()
     return torch.cat(found)
+
+
+def _rows(prompts: Sequence[Context], positions: Tensor) -> Rows:
+    """Prompts padded on the left, with their pictures; nothing is predicted by them but what comes next."""
+    width, device = positions.shape[1], positions.device
+    ids = torch.tensor([(0,) * (width - len(one.token_ids)) + one.token_ids for one in prompts], device=device)
+    pictures: Pictures = ()
+    rotary = None
+    if any(one.pictures for one in prompts):
+        rotary = torch.zeros(3, *ids.shape, dtype=torch.long)
+        for row, one in enumerate(prompts):
+            first = width - len(one.token_ids)
+            rotary[:, row, first:] = rotary_positions(len(one.token_ids), one.pictures)
+            pictures += moved(one.pictures, row * width + first)
+        rotary = rotary.to(device)
+    nothing = torch.empty(0, dtype=torch.long, device=device)
+    return Rows(ids, positions, nothing, nothing, nothing.float(), pictures=pictures, rotary_ids=rotary)
+
+
+def _forward_pictures(model: Any, rows: Rows, mask: Tensor | None, cache: Any) -> Tensor:
+    """Logits [B, V] of the last column of rows with pictures."""
+    seen = see(model, rows)
+    decoder = model.get_decoder()
+    inputs = inputs_of(decoder, seen)
+    hidden = decoder(attention_mask=mask, past_key_values=cache, use_cache=True, **inputs).last_hidden_state
+    logits: Tensor = model.get_output_embeddings()(hidden[:, -1])
+    return logits
 
 
 def _forward(model: Any, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: Any) -> Tensor:

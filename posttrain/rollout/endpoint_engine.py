@@ -19,6 +19,7 @@ from torch import Tensor
 
 from posttrain.endpoint import Answer, Endpoint, EndpointError
 from posttrain.errors import UserError
+from posttrain.picture import Context
 from posttrain.rollout.engine import Completion, Request, Sampling
 from posttrain.trajectory import Prompt, StopReason
 
@@ -30,6 +31,15 @@ class Texts:
     """The growing vocabulary, with what the collector asks of a tokenizer; the chat template's text is JSON."""
 
     chat_template = "the server's own"
+
+    @property
+    def images(self) -> Texts:
+        """What reads images, as the collector asks for it: they go to the server with their messages."""
+        return self
+
+    def place(self, token_ids: tuple[int, ...], _images: Sequence[str]) -> Context:
+        """The tokens as they are."""
+        return Context(token_ids)
 
     def __init__(self, name: str) -> None:
         self.name_or_path = name

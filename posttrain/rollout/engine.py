@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from posttrain.errors import UserError
+from posttrain.picture import Pictures
 from posttrain.trajectory import StopReason
 
 
@@ -39,10 +40,14 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Request:
-    """One completion to draw. The seed alone decides its draws, whatever it is batched with."""
+    """One completion to draw. The seed alone decides its draws, whatever it is batched with.
+
+    pictures: the spans of prompt_ids that are images.
+    """
 
     prompt_ids: tuple[int, ...]
     seed: int
+    pictures: Pictures = ()
 
 
 @dataclass(frozen=True)

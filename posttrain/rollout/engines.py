@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from posttrain.config.schema import RolloutSettings
+from posttrain.errors import UserError
 from posttrain.rollout.engine import Engine
 
 
@@ -36,8 +37,13 @@ def make_engine(
     """The engine over its own copy of `model` (bare, as loaded), with the model's weights as version 0.
 
     directory, stack: the run's, needed where the engine is served: its files and logs go there, and what it starts is
-    stopped with the stack.
+    stopped with the stack. UserError for a served model that reads images.
     """
+    if settings.mode == "served" and getattr(model, "images", None) is not None:
+        raise UserError(
+            f"rollout.mode is 'served', and {type(model).__name__} reads images, which are not sent to servers; "
+            "allowed: rollout.mode=colocated"
+        )
     if settings.mode == "served":
         assert directory is not None and stack is not None, "a served engine belongs to a run"
         from posttrain.rollout.served_engine import ServedEngine

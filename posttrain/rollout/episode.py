@@ -12,7 +12,7 @@ from posttrain.data.examples import Example
 from posttrain.environments import Environment, Episode, Step, TakesTurns, told
 from posttrain.errors import PosttrainError, RunError
 from posttrain.rollout.conversation import Conversation
-from posttrain.rollout.engine import Completion
+from posttrain.rollout.engine import Completion, Request
 from posttrain.rollout.seeds import derived_seed
 from posttrain.trajectory import EpisodeEnd, Message, StopReason, Trajectory, Turn
 
@@ -88,13 +88,13 @@ class RunningEpisode:
             self.conversation.start(observation)
             self._state, self._screenshot = observation.state, observation.info.get("screenshot", "")
 
-    async def take(self, prompt_ids: tuple[int, ...], completion: Completion, text: str) -> None:
-        """Record a completion and ask the environment for its answer."""
+    async def take(self, request: Request, completion: Completion, text: str) -> None:
+        """Record the completion of a request and ask the environment for its answer."""
         if completion.error is not None or completion.stop_reason is StopReason.ERROR:
             self._fail(f"engine: {completion.error}")
             return
         turn = Turn(
-            prompt_ids,
+            request.prompt_ids,
             completion.token_ids,
             completion.logprobs,
             completion.stop_reason,
@@ -103,6 +103,7 @@ class RunningEpisode:
             len(self.given),
             state=self._state,
             screenshot=self._screenshot,
+            pictures=request.pictures,
         )
         before = self.trajectory.turns
         self.trajectory.turns += (turn,)

@@ -157,7 +157,9 @@ def _propose(
 ) -> None:
     """Ask the policy what comes next at each node, and put each different action on its search's list."""
     requests = [
-        Request(prompt, derived_seed(seed, one.example.id, len(plan), "\n".join(plan), number))
+        Request(
+            prompt.token_ids, derived_seed(seed, one.example.id, len(plan), "\n".join(plan), number), prompt.pictures
+        )
         for one, _, plan, conversation in asked
         for prompt in [conversation.encode(collector.tokenizer)]
         for number in range(settings.proposals)

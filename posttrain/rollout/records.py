@@ -8,23 +8,26 @@ double). Of `columns`, so does what JSON has; another value (a date, an image) b
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from posttrain.picture import Picture
 from posttrain.trajectory import Dropped, EpisodeEnd, Group, StopReason, Trajectory, Turn
 
 Record = dict[str, Any]
 
 
 def as_record(trajectory: Trajectory) -> Record:
-    """Every field by its name; tuples as lists, turns as objects."""
+    """Every field by its name; tuples as lists, turns as objects. images: those of the turns, each once."""
     record: Record = {entry.name: getattr(trajectory, entry.name) for entry in fields(Trajectory)}
     prompt = trajectory.prompt
+    images: dict[str, int] = {}
     return record | {
         "prompt": prompt if isinstance(prompt, str) else [dict(message) for message in prompt],
         "columns": dict(trajectory.columns),
-        "turns": [_turn_record(turn) for turn in trajectory.turns],
+        "turns": [_turn_record(turn, images) for turn in trajectory.turns],
+        "images": list(images),
         "rewards": dict(trajectory.rewards),
         "dropped": None if trajectory.dropped is None else str(trajectory.dropped),
         "end": None if trajectory.end is None else str(trajectory.end),
@@ -37,7 +40,8 @@ def from_record(record: Mapping[str, Any]) -> Trajectory:
     values = {entry.name: record[entry.name] for entry in fields(Trajectory)}
     prompt, dropped, end, spread = (values[name] for name in ("prompt", "dropped", "end", "turn_rewards"))
     values["prompt"] = prompt if isinstance(prompt, str) else tuple(prompt)
-    values["turns"] = tuple(_turn(turn) for turn in values["turns"])
+    images = record.get("images") or ()
+    values["turns"] = tuple(_turn(turn, images) for turn in values["turns"])
     values["dropped"] = None if dropped is None else Dropped(dropped)
     values["end"] = None if end is None else EpisodeEnd(end)
     values["turn_rewards"] = None if spread is None else tuple(spread)
@@ -59,15 +63,27 @@ def to_json(value: Any) -> str:
     return json.dumps(value, default=str, separators=(",", ":"))
 
 
-def _turn_record(turn: Turn) -> Record:
+def _turn_record(turn: Turn, images: dict[str, int]) -> Record:
+    """A turn; its pictures as objects with the number of their image, which is added to `images` where it is new."""
     record: Record = {entry.name: getattr(turn, entry.name) for entry in fields(Turn)}
-    lists = {name: list(record[name]) for name in _TUPLES}
+    lists: Record = {name: list(record[name]) for name in _TUPLES}
+    lists["pictures"] = [
+        {
+            "start": one.start,
+            "height": one.height,
+            "width": one.width,
+            "image": images.setdefault(one.image, len(images)),
+        }
+        for one in turn.pictures
+    ]
     return record | lists | {"stop_reason": str(turn.stop_reason)}
 
 
-def _turn(record: Mapping[str, Any]) -> Turn:
-    values: Record = {entry.name: record[entry.name] for entry in fields(Turn)}
-    tuples = {name: tuple(values[name]) for name in _TUPLES}
+def _turn(record: Mapping[str, Any], images: Sequence[str]) -> Turn:
+    pictures = record.get("pictures") or ()  # what was written before there were any has none
+    values: Record = {entry.name: record[entry.name] for entry in fields(Turn) if entry.name != "pictures"}
+    tuples: Record = {name: tuple(values[name]) for name in _TUPLES}
+    tuples["pictures"] = tuple(Picture(**one | {"image": images[one["image"]]}) for one in pictures)
     return Turn(**values | tuples | {"stop_reason": StopReason(values["stop_reason"])})
 
 

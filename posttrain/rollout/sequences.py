@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from posttrain.batch import Source, TokenSequence
+from posttrain.picture import marked
 from posttrain.trajectory import Trajectory, Turn
 
 
@@ -13,21 +14,23 @@ def rollout_sequences(
 
     number: of the trajectory within its group; its sequences share it, so that statistics count the trajectory once.
 
-    A turn whose prompt starts with every token of a sequence so far continues it, the longest where there are several:
-    token_ids = prompt + completion + the new part of the next prompt + its completion ...; any other turn (a template
-    that rewrites earlier turns) begins a new one. action_mask is True on sampled tokens, one behavior_logprob each, but
-    on those of masked turns; what these earned counts for the turn before, or the first that is not masked. A sequence
-    of masked turns alone is left out where there are others. An ungraded trajectory has reward None.
+    A turn whose prompt starts with every token, and every image, of a sequence so far continues it, the longest where
+    there are several: token_ids = prompt + completion + the new part of the next prompt + its completion ...; any other
+    turn (a template that rewrites earlier turns) begins a new one. action_mask is True on sampled tokens, one
+    behavior_logprob each, but on those of masked turns; what these earned counts for the turn before, or the first that
+    is not masked. A sequence of masked turns alone is left out where there are others. An ungraded trajectory has
+    reward None.
     """
     sequences: list[list[tuple[int, Turn]]] = []
     ids: list[tuple[int, ...]] = []
     for index, turn in enumerate(trajectory.turns):
-        fitting = [place for place, so_far in enumerate(ids) if turn.prompt_ids[: len(so_far)] == so_far]
+        read = marked(turn.prompt_ids, turn.pictures)
+        fitting = [place for place, so_far in enumerate(ids) if read[: len(so_far)] == so_far]
         place = max(fitting, key=lambda one: len(ids[one]), default=len(ids))
         if place == len(sequences):
             sequences.append([])
         sequences[place].append((index, turn))
-        ids[place : place + 1] = [turn.prompt_ids + turn.completion_ids]
+        ids[place : place + 1] = [read + turn.completion_ids]
     learnt = [turns for turns in sequences if not all(turn.masked for _, turn in turns)]
     sequences = learnt or sequences
     return [_sequence(turns, trajectory, group, number, source) for turns in sequences]
@@ -65,6 +68,7 @@ def _sequence(
         turn_rewards=_rewards(numbers, trajectory),
         states=states if any(states) else None,
         off_path=off_path if any(off_path) else None,
+        pictures=turns[-1][1].pictures,
     )
 
 

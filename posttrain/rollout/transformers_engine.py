@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from posttrain.errors import RunError, UserError
+from posttrain.picture import Context
 from posttrain.rollout.attention import use_grouped_attention
 from posttrain.rollout.batching import Batch, batches
 from posttrain.rollout.decode import decode
@@ -86,9 +87,8 @@ class TransformersEngine:
     def _run(self, batch: Batch, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         chosen = [requests[index] for index in batch.indices]
         numbers = uniforms([request.seed for request in chosen], max(batch.limits))
-        drawn = decode(
-            self._model, [request.prompt_ids for request in chosen], batch.limits, numbers, sampling, self._guide
-        )
+        prompts = [Context(request.prompt_ids, request.pictures) for request in chosen]
+        drawn = decode(self._model, prompts, batch.limits, numbers, sampling, self._guide)
         completions = []
         for ids, logprobs in zip(drawn.token_ids, drawn.logprobs, strict=True):
             if not all(logprob > float("-inf") for logprob in logprobs):

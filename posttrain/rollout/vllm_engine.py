@@ -1,18 +1,22 @@
 """vLLM in this process, next to the trainer: one engine a rank, its weights overwritten in place at every sync.
 
 The engine is built from the model's architecture alone and gets its first weights as it gets all later ones, from the
-trainer: nothing is written to disk. Tokens go in and tokens come out; vLLM sees neither text nor tokenizer. A request's
-draws depend on its seed and on the logits, which depend in their last bits on what a request is batched with: the same
-call on the same weights repeats exactly, another batch may not.
+trainer: nothing is written to disk. Tokens go in and tokens come out; vLLM sees neither text nor tokenizer. (Where a
+model reads images, vLLM's processor of them wants the tokenizer. Images go in at the size that the model sees them in,
+and the tokens that vLLM makes of such a prompt are compared with the trainer's.) A request's draws depend on its seed
+and on the logits, which depend in their last bits on what a request is batched with: the same call on the same weights
+repeats exactly, another batch may not.
 
-Not covered: tensor parallelism over ranks, quantised samplers, multimodal inputs. Sleep levels need CUDA; they have not
-been run where this was written.
+Not covered: tensor parallelism over ranks, quantised samplers. Sleep levels need CUDA; they have not been run where
+this was written.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -20,7 +24,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from posttrain.errors import RunError, UserError
+from posttrain.errors import MissingDependencyError, RunError, UserError
+from posttrain.images import Images
 from posttrain.models.weights import named_weights
 from posttrain.rollout.engine import Completion, Request, Sampling, length_error, prompt_error
 from posttrain.rollout.vllm_process import as_it_was, import_vllm, leave_alive
@@ -37,7 +42,7 @@ class VllmEngine:
     memory_fraction: where set, the share of the device's memory for weights and cache together, instead. max_model_len:
     the longest sequence (None: the model's window). sleep: what `release` frees on CUDA: 0 nothing, 1 the cache, with
     the weights moved to the host, 2 both. UserError where a setting or the model does not fit; MissingDependencyError
-    where vLLM is not installed.
+    where vLLM is not installed, or for a model that reads images torchvision.
     """
 
     def __init__(
@@ -59,7 +64,13 @@ class VllmEngine:
         self._window = window_of(model.config, max_model_len)
         self.window: int | None = self._window
         self._names = WeightNames(model)
+        self._images: Images | None = getattr(model, "images", None)
         self._sleep, self._asleep = sleep, False
+        if self._images is not None and find_spec("torchvision") is None:
+            raise MissingDependencyError(
+                f"vLLM reads the images of {type(model).__name__} with torchvision, which is not installed; install "
+                "the build that goes with this torch, or set rollout.engine=transformers"
+            )
         vllm = import_vllm()
         self._params = vllm.SamplingParams
         arguments = engine_arguments(
@@ -76,6 +87,9 @@ class VllmEngine:
             config = copy.deepcopy(model.config)
             config.architectures = [type(model).__name__]
             config.save_pretrained(directory)
+            if self._images is not None:
+                self._images.tokenizer.save_pretrained(directory)
+                self._images.save(Path(directory))
             try:
                 self._llm = vllm.LLM(directory, **arguments)
             except ValueError as error:
@@ -99,21 +113,34 @@ class VllmEngine:
         asked = [request for request, error in zip(requests, errors, strict=True) if error is None]
         # The cache is keyed by the version: what other weights have computed is never read.
         salt = str(self.policy_version)
-        prompts = [{"prompt_token_ids": list(request.prompt_ids), "cache_salt": salt} for request in asked]
+        prompts = [self._prompt(request) | {"cache_salt": salt} for request in asked]
         params = [self._sampling_params(request, sampling) for request in asked]
         with as_it_was():
             outputs = iter(self._llm.generate(prompts, params, use_tqdm=False) if asked else [])
         return [
-            self._completion(next(outputs).outputs[0])
+            self._completion(request, next(outputs))
             if error is None
             else Completion((), (), StopReason.ERROR, self.policy_version, error)
-            for error in errors
+            for request, error in zip(requests, errors, strict=True)
         ]
+
+    def _prompt(self, request: Request) -> dict[str, Any]:
+        """A prompt as vLLM takes it: with images, of which it writes the placeholders itself, one for each."""
+        if not request.pictures:
+            return {"prompt_token_ids": list(request.prompt_ids)}
+        assert self._images is not None
+        cells = {place for one in request.pictures for place in range(one.start + 1, one.stop)}
+        ids = [token for place, token in enumerate(request.prompt_ids) if place not in cells]
+        images = [self._images.resized(one.image) for one in request.pictures]
+        return {"prompt_token_ids": ids, "multi_modal_data": {"image": images}}
 
     def _sampling_params(self, request: Request, sampling: Sampling) -> Any:
         return self._params(**sampling_fields(request, sampling, self._window), flat_logprobs=True)
 
-    def _completion(self, output: Any) -> Completion:
+    def _completion(self, request: Request, outputs: Any) -> Completion:
+        if request.pictures and tuple(outputs.prompt_token_ids) != request.prompt_ids:
+            raise RunError("vLLM read a prompt with images as other tokens than the trainer will")
+        output = outputs.outputs[0]
         logprobs = tuple(output.logprobs.logprobs)
         if not all(logprob > float("-inf") for logprob in logprobs):
             raise RunError(f"the policy's logits are not finite (policy version {self.policy_version})")
@@ -149,6 +176,8 @@ class VllmEngine:
             self._llm.collective_rpc(replace_weights, kwargs={"weights": self._names.checked(weights)})
         self._wake()
         self._llm.reset_prefix_cache()
+        if self._images is not None:
+            self._llm.llm_engine.reset_encoder_cache()
         self.policy_version = version
 
     def release(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from posttrain.errors import UserError
+from posttrain.models.vision import is_vision
 from posttrain.rollout.engine import Request, Sampling
 
 _CPU_BLOCK_TOKENS = 32  # shared prompts are cached in such blocks; vLLM's 128 on CPU is longer than many a prompt
@@ -37,7 +38,7 @@ def engine_arguments(
     Its weights are left as they come: the trainer's replace them before anything is sampled.
     """
     found: dict[str, Any] = {
-        "skip_tokenizer_init": True,
+        "skip_tokenizer_init": not is_vision(config),
         "generation_config": "vllm",
         "load_format": "dummy",
         "dtype": str(dtype).removeprefix("torch."),
@@ -46,6 +47,9 @@ def engine_arguments(
         "seed": 0,
         "disable_log_stats": True,
     }
+    if is_vision(config):
+        # The numbers to normalise pixels with would be left as they come too, so pixels come normalised.
+        found |= {"limit_mm_per_prompt": {"video": 0}, "skip_mm_profiling": on_cpu, "mm_device_do_normalize": False}
     if memory_fraction is None:
         found["kv_cache_memory_bytes"] = batch_tokens * _cache_bytes_per_token(config, dtype)
     else:

@@ -11,6 +11,7 @@ from posttrain.data.examples import Completion, Example
 from posttrain.errors import DataError
 from posttrain.estimator import Algorithm
 from posttrain.estimator.pairing import Chances
+from posttrain.picture import moved, pictures_before, whole_until
 from posttrain.rollout.sequences import rollout_sequences
 from posttrain.trajectory import Group, Trajectory
 
@@ -42,9 +43,13 @@ def mismatched(own: Sequence[TokenSequence], others: Sequence[TokenSequence], li
     joined = []
     for other in others:
         first = other.action_mask.index(True)
-        ids = (*own[0].token_ids[:start], *other.token_ids[first:])[:limit]
-        mask = (*own[0].action_mask[:start], *other.action_mask[first:])[:limit]
-        joined.append(replace(own[0], token_ids=ids, action_mask=mask, pair=-1, reward=None))
+        ids = (*own[0].token_ids[:start], *other.token_ids[first:])
+        mask = (*own[0].action_mask[:start], *other.action_mask[first:])
+        later = tuple(one for one in other.pictures if one.start >= first)
+        pictures = pictures_before(own[0].pictures, start) + moved(later, start - first)
+        cut = None if limit is None else whole_until(pictures, limit)
+        kept: dict[str, Any] = {"pictures": pictures_before(pictures, len(ids) if cut is None else cut)}
+        joined.append(replace(own[0], token_ids=ids[:cut], action_mask=mask[:cut], pair=-1, reward=None, **kept))
     return [sequence for sequence in joined if sequence.num_actions]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from posttrain.batch import Source, TokenSequence
 from posttrain.data.examples import Example, Outcome
+from posttrain.picture import Picture
 from posttrain.rollout.records import as_record, from_record, group_of, group_record
 from posttrain.trainer.step_data import Drawn, Played, StepData
 from posttrain.trainer.window import Window
@@ -42,6 +43,7 @@ def load_pending(directory: Path, rank: int, num_steps: int) -> tuple[list[StepD
         index = row.pop("step")
         values: Record = {n: tuple(value) if isinstance(value, list) else value for n, value in row.items()}
         values["targets"] = values["targets"] and tuple(map(_text, values["targets"]))
+        values["pictures"] = tuple(Picture(*one) for one in values["pictures"])
         steps[index].sequences.append(TokenSequence(**values | {"source": Source(values["source"])}))
     for row in _read(directory / _PLAYED.format(rank)):
         trajectory = from_record(row["trajectory"])

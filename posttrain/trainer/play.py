@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from posttrain.config import Recipe
 from posttrain.errors import RecipeError
+from posttrain.picture import in_words
 from posttrain.trajectory import EpisodeEnd, Prompt, Trajectory, Turn
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def _tail(trajectory: Trajectory) -> str:
 def _text(prompt: Prompt) -> str:
     if isinstance(prompt, str):
         return prompt
-    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+    return "\n".join(f"{message['role']}: {in_words(message['content'])}" for message in prompt)
 
 
 def _number(value: float | None) -> str:

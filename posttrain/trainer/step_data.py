@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from posttrain.batch import PER_ACTION, Source, TokenSequence
-from posttrain.data.chat import Encoded, encode_demonstration
+from posttrain.data.chat import encode_demonstration
 from posttrain.data.examples import Completion, Example, Outcome
 from posttrain.data.labels import targets_of
 from posttrain.data.recorded import read
 from posttrain.errors import DataError
 from posttrain.estimator import Algorithm
 from posttrain.estimator.pairing import Chances
+from posttrain.picture import pictures_before, whole_until
 from posttrain.rollout.records import from_record
 from posttrain.rollout.sequences import rollout_sequences
 from posttrain.trainer.comparisons import mismatched, needs_both_sides, rollouts_of, sides
@@ -180,20 +181,24 @@ class StepMaker:
         """A completion's sequences, cut at training.max_length; unless finished, without the last terminator."""
         encoded = encode_demonstration(example.prompt, completion, self.tokenizer, example.tools)
         if not finished:
-            encoded[-1] = Encoded(encoded[-1].token_ids[:-1], encoded[-1].action_mask[:-1])
-        return [self._cut(TokenSequence(one.token_ids, one.action_mask, source, group)) for one in encoded]
+            encoded[-1] = replace(
+                encoded[-1], token_ids=encoded[-1].token_ids[:-1], action_mask=encoded[-1].action_mask[:-1]
+            )
+        made = [TokenSequence(e.token_ids, e.action_mask, source, group, pictures=e.pictures) for e in encoded]
+        return [self._cut(one) for one in made]
 
     def _cut(self, sequence: TokenSequence) -> TokenSequence:
-        """The first max_length tokens, with what belongs to them."""
-        limit = self.max_length
-        if limit is None or sequence.num_tokens <= limit:
+        """The first max_length tokens, with what belongs to them; a picture that does not fit is left out whole."""
+        if self.max_length is None or sequence.num_tokens <= self.max_length:
             return sequence
         self.num_cut += 1
+        limit = whole_until(sequence.pictures, self.max_length)
         mask = sequence.action_mask[:limit]
         recorded = {name: getattr(sequence, name) for name in PER_ACTION}
         kept: dict[str, Any] = {
             name: None if values is None else values[: sum(mask)] for name, values in recorded.items()
         }
+        kept["pictures"] = pictures_before(sequence.pictures, limit)
         return replace(sequence, token_ids=sequence.token_ids[:limit], action_mask=mask, **kept)
 
 

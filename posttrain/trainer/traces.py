@@ -5,7 +5,9 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
+from posttrain.picture import in_words
 from posttrain.trainer.step_data import Played
+from posttrain.trajectory import Message
 
 
 def trace(played: Played, step: int, tokenizer: Any) -> Any:
@@ -15,7 +17,7 @@ def trace(played: Played, step: int, tokenizer: Any) -> Any:
     trajectory = played.trajectory
     turns = trajectory.turns
     prompt = trajectory.prompt
-    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(one) for one in prompt]
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [_words(one) for one in prompt]
     said = [tokenizer.decode(after.added(before), skip_special_tokens=True) for before, after in pairwise(turns)]
     for number, turn in enumerate(turns):
         messages += [{"role": "user", "content": said[number - 1]}] if number else []
@@ -44,3 +46,9 @@ def trace(played: Played, step: int, tokenizer: Any) -> Any:
         "duration_ms": 1000 * trajectory.generation_seconds,
     }
     return trackio.Trace(messages, metadata)
+
+
+def _words(message: Message) -> dict[str, Any]:
+    """A message with a mark in place of each image."""
+    content = message.get("content")
+    return {**message, "content": in_words(content) if isinstance(content, list | tuple) else content}

@@ -16,8 +16,11 @@ import pytest
 from posttrain.environments import Environment, Episode, Guided, Observation, Step
 from posttrain.environments.browser import browser
 from posttrain.environments.browser_experts import EXPERTS
+from posttrain.environments.browser_view import View
 from posttrain.environments.processes import EpisodeLostError
 from posttrain.errors import DataError, MissingDependencyError, UnknownNameError
+from posttrain.images import opened
+from posttrain.picture import images_of, in_words
 
 OVERLAPPED = 8
 """A seed of click-test-2 whose button ONE lies under the other."""
@@ -179,6 +182,34 @@ def test_views_and_pictures() -> None:
     kind, data = observation.info["screenshot"].split(",", 1)
     assert kind == "data:image/png;base64"
     assert base64.b64decode(data).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("view", "says", "leaves_out"),
+    [
+        ("screenshot", "332 x 214 pixels; coordinates count", "RootWebArea"),
+        ("tree+screenshot", "RootWebArea 'Enter Password Task'", "[14] textbox"),
+        ("compact+screenshot", '] textbox ""', "RootWebArea"),
+    ],
+)
+def test_views_that_show_the_page(view: View, says: str, leaves_out: str) -> None:
+    """The policy is given a picture of the page as it is; the same row and seed give the same picture."""
+    environment = browser(processes=1, view=view)
+    try:
+        first, episode = asyncio.run(start(environment, task="enter-password", seed=1))
+        same, _ = asyncio.run(start(environment, task="enter-password", seed=1))
+        step = asyncio.run(episode.step("mouse_click(60, 88)"))
+        typed = asyncio.run(episode.step("keyboard_type('secret')"))
+    finally:
+        environment.close()
+    text = "\n".join(in_words(message["content"]) for message in first.messages if not isinstance(message, str))
+    assert says in text and leaves_out not in text and "[image]" in text
+    (image,) = images_of([message for message in first.messages if not isinstance(message, str)])
+    assert (opened(image).width, opened(image).height) == (332, 214)
+    assert first.messages == same.messages and first.info == {}
+    assert step.invalid is None and typed.invalid is None
+    (after,) = images_of([message for message in typed.observation.messages if not isinstance(message, str)])
+    assert after != image
 
 
 def test_the_page_has_no_clock(pages: Environment, left_alone: tuple[float, Episode]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from posttrain.picture import Context
 from posttrain.rollout.batching import batches, chunks, distinct
 from posttrain.rollout.engine import Request
 
@@ -27,9 +28,9 @@ def test_every_request_once_within_the_budget(prompts: list[tuple[int, ...]], li
 @given(PROMPTS, st.integers(1, 60))
 def test_distinct_prompts_are_counted_and_cut(prompts: list[tuple[int, ...]], budget: int) -> None:
     prompts.sort(key=lambda prompt: (len(prompt), prompt))
-    cut = list(chunks(distinct(prompts), budget))
-    counted = [pair for chunk in cut for pair in chunk]
+    cut = list(chunks(distinct([Context(prompt) for prompt in prompts]), budget))
+    counted = [(prompt.token_ids, count) for chunk in cut for prompt, count in chunk]
     assert [prompt for prompt, count in counted for _ in range(count)] == prompts
     assert len({prompt for prompt, _ in counted}) == len(counted)
     for chunk in cut:
-        assert len(chunk) == 1 or len(chunk) * len(chunk[-1][0]) <= budget
+        assert len(chunk) == 1 or len(chunk) * len(chunk[-1][0].token_ids) <= budget

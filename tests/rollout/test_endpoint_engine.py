@@ -7,18 +7,21 @@ from typing import Any
 
 import pytest
 
+from posttrain.config.schema import EpisodeSettings
 from posttrain.data.chat import encode_prompt
 from posttrain.data.examples import Example
 from posttrain.endpoint import KEY as VARIABLE
 from posttrain.endpoint import find_endpoint, text_of
 from posttrain.environments import Observation, Step, told
 from posttrain.errors import UserError
+from posttrain.picture import images_of
 from posttrain.rollout.collector import Collector
 from posttrain.rollout.endpoint_engine import EndpointEngine
 from posttrain.rollout.engine import Request, Sampling
 from posttrain.trajectory import Prompt, StopReason
 from tests.openai_server import KEY, OpenAIServer
 from tests.tiny import tiny_model
+from tests.vision import Slides, tiny_vision
 
 CONVERSATION = (
     {"role": "system", "content": "Add."},
@@ -58,6 +61,22 @@ def test_what_is_asked_arrives_and_what_is_said_comes_back(server: OpenAIServer,
     assert all(0 < len(one.token_ids) <= 6 for one in completions)
     assert all(one.stop_reason in (StopReason.STOP, StopReason.LENGTH) for one in completions)
     assert engine.generate(requests, SAMPLING) == completions  # the seed decides the draws
+
+
+def test_images_arrive_with_their_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, KEY)
+    server = OpenAIServer(*tiny_vision())
+    try:
+        engine = EndpointEngine(find_endpoint(server.url, None))
+        collector = Collector(engine, Slides(), None, engine.tokenizer, SAMPLING, limits=EpisodeSettings(max_turns=2))
+        ((played, *_),) = (group.trajectories for group in collector.collect([Example("a", told("go"))], 1, seed=3))
+    finally:
+        server.close()
+    assert played.error is None and len(played.turns) == 2
+    asked = sorted((body["messages"] for body in server.seen), key=len)
+    parts = [part for message in asked[-1] for part in message["content"] if isinstance(part, dict)]
+    images = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
+    assert len(images) == 2 and images[0] != images[1] and images == images_of(asked[-1])
 
 
 class Asking:

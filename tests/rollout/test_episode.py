@@ -15,6 +15,7 @@ from posttrain.data.chat import encode_prompt, encode_text, stop_token_ids
 from posttrain.data.examples import Example
 from posttrain.environments import Observation, Step, told
 from posttrain.models.tokenizer import character_tokenizer
+from posttrain.picture import Context
 from posttrain.rollout.collector import Collector
 from posttrain.rollout.conversation import Conversation
 from posttrain.rollout.engine import Sampling
@@ -116,10 +117,10 @@ def test_a_token_that_text_would_not_give_back_is_kept() -> None:
     )
     talk = Conversation(({"role": "user", "content": "a"},))
     prompt = talk.encode(tokenizer)
-    assert prompt == (4, 1, 5)
+    assert prompt.token_ids == (4, 1, 5)
     talk.sampled(prompt, (1, 2, 0))  # "a", "b": the tokenizer itself would write "ab"
     talk.add("ab", ({"role": "user", "content": "b"},))
-    assert talk.encode(tokenizer) == (4, 1, 5, 1, 2, 0, 4, 2, 5)
+    assert talk.encode(tokenizer).token_ids == (4, 1, 5, 1, 2, 0, 4, 2, 5)
     assert encode_text("ab", tokenizer) == (3,)
 
 
@@ -141,7 +142,7 @@ def test_history(history: int | None, shown: list[str]) -> None:
         talk.add(f"go {turn}", told(f"room {turn}"))
     assert not isinstance(talk.messages, str)
     assert [message["content"] for message in talk.messages] == shown
-    assert talk.encode(TOKENIZER) == encode_prompt(talk.messages, TOKENIZER)
+    assert talk.encode(TOKENIZER).token_ids == encode_prompt(talk.messages, TOKENIZER)
 
 
 def test_limits(engine: TransformersEngine) -> None:
@@ -223,8 +224,8 @@ def test_a_conversation_told_anew_goes_on_from_the_longest_of_its_turns() -> Non
     for said in (("a",), ("b",), ("a", "x", "c"), ("b", "x", "d"), ("a", "x", "e"), ("a", "y", "c")):
         talk.start(asked(*said))
         prompt = talk.encode(TOKENIZER)
-        known.append((*prompt, *encode_text("x", TOKENIZER), TOKENIZER.eos_token_id))
-        talk.sampled(prompt, known[-1][len(prompt) :])
+        known.append((*prompt.token_ids, *encode_text("x", TOKENIZER), TOKENIZER.eos_token_id))
+        talk.sampled(prompt, known[-1][len(prompt.token_ids) :])
     assert TOKENIZER.decode(known[2]) == "<|user|>a<|end|><|assistant|>x<|end|><|user|>c<|end|><|assistant|>x<|end|>"
     for after, before in ((2, 0), (3, 1), (4, 0)):
         assert known[after][: len(known[before])] == known[before]
@@ -235,16 +236,16 @@ def test_a_conversation_told_anew_goes_on_from_the_longest_of_its_turns() -> Non
     prompt = talk.encode(TOKENIZER)
     talk.sampled(prompt, (unknown,))
     talk.start(asked("a", TOKENIZER.decode([unknown]), "c"))
-    assert talk.encode(TOKENIZER)[: len(prompt) + 1] == (*prompt, unknown)
+    assert talk.encode(TOKENIZER).token_ids[: len(prompt.token_ids) + 1] == (*prompt.token_ids, unknown)
 
 
 def test_tokens_that_are_given_are_the_prompt() -> None:
     talk = Conversation((ASK,))
     talk.start(Observation(prompt_ids=(5, 6, 7)))
-    assert talk.encode(TOKENIZER) == (5, 6, 7)
-    talk.sampled((5, 6, 7), (8,))
+    assert talk.encode(TOKENIZER).token_ids == (5, 6, 7)
+    talk.sampled(Context((5, 6, 7)), (8,))
     talk.start(asked("a"))
-    assert talk.encode(TOKENIZER) == encode_prompt(asked("a").messages, TOKENIZER)
+    assert talk.encode(TOKENIZER).token_ids == encode_prompt(asked("a").messages, TOKENIZER)
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,10 @@ from typing import Any
 import psutil
 import pytest
 
+from posttrain.data.recorded import read, shards
+from posttrain.rollout.records import from_record
 from tests.trainer.processes import Run, metrics
+from tests.vision import QWEN3_VL
 
 
 @pytest.fixture
@@ -37,6 +41,33 @@ def recipe(tiny_recipe: dict[str, Any], write_recipe: Callable[..., Path]) -> Pa
             "checkpoint": {"every_steps": 0},
         }
     )
+
+
+def test_the_recipe_of_a_policy_that_sees_takes_a_step(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    """recipes/miniwob_vision_rl.yaml as it is, but for a tiny random model and how much is played."""
+    config = copy.deepcopy(QWEN3_VL)
+    config["text_config"]["max_position_embeddings"] = 8192
+    few = {"size": 8, "seed": 0, "task": ["click-test-2", "enter-text"]}
+    changed = {
+        "extends": "miniwob_vision_rl",
+        "model": {"path": None, "config": config, "gradient_checkpointing": True},
+        "tokenizer": {"path": "characters"},
+        "prompts": {"path": "tasks", "config": few},
+        "environment": {"name": "browser", "view": "tree+screenshot", "processes": 1},
+        "rollout": {"group_size": 3, "max_tokens": 4, "dtype": "float32"},
+        "training": {"steps": 1, "warmup_steps": 0, "prompts_per_step": 2, "mixed_precision": "no"},
+        "evaluation": None,
+        "tracking": {"trajectories": "all"},
+    }
+    run = Run(write_recipe(changed), tmp_path / "run")
+    assert run.finish()
+    (row,) = metrics(run.output)
+    assert row["num_graded"] == 6
+    for number in range(6):
+        trajectory = from_record(read(f"{shards(run.output)[0]}#{number}"))
+        assert trajectory.error is None and len(trajectory.turns) == 5
+        assert [len(turn.pictures) for turn in trajectory.turns] == [1, 2, 2, 2, 2]
+    assert (run.output / "final" / "preprocessor_config.json").is_file()
 
 
 def browsers(run: Run) -> list[psutil.Process]:

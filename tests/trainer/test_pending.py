@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from posttrain.batch import Source, TokenSequence
 from posttrain.data.examples import Example, Outcome
+from posttrain.picture import Picture
 from posttrain.trainer.pending import load_pending, save_pending
 from posttrain.trainer.step_data import Drawn, Played, StepData
 from posttrain.trainer.window import Window
@@ -36,6 +38,7 @@ def _trajectory(number: int) -> Trajectory:
 
 def test_steps_and_windows_come_back(tmp_path: Path) -> None:
     sequence = TokenSequence((1, 2, 3), (False, True, True), Source.ROLLOUTS, 2, behavior_logprobs=(-0.1, -1 / 3))
+    sequence = replace(sequence, pictures=(Picture(1, 1, 1, "data:image/png;base64,AA=="),))
     scored = TokenSequence((1, 2), (False, True), Source.PREFERENCES, 0, 1, 0.5, True, old_values=(0.1,), trajectory=3)
     steps = [
         StepData([]),

@@ -27,7 +27,9 @@ def episode(history: int | None) -> Trajectory:
         ("take", 1.0, None, ""),
     ):
         prompt, ids = talk.encode(TOKENIZER), encode_text(said + "<|end|>", TOKENIZER)
-        turns.append(Turn(prompt, ids, (-0.5,) * len(ids), StopReason.STOP, 0, said, reward=reward, invalid=invalid))
+        turns.append(
+            Turn(prompt.token_ids, ids, (-0.5,) * len(ids), StopReason.STOP, 0, said, reward=reward, invalid=invalid)
+        )
         talk.sampled(prompt, ids)
         talk.add(said, ({"role": "user", "content": told},))
     return Trajectory(
