@@ -139,10 +139,13 @@ def _stored(settings: ModelSettings) -> Any:
 
     place, revision = _place(settings)
     local = Path(place).is_dir()
-    quantised = {} if settings.quantization is None else {"quantization_config": quantization_config(settings)}
+    config = _stored_config(settings)
+    quantised: dict[str, Any] = {}
+    if settings.quantization is not None:
+        quantised = {"quantization_config": quantization_config(settings, sees=is_vision(config))}
     try:
         with no_progress_bars() if local else nullcontext():
-            model, info = _model_class(settings, _stored_config(settings)).from_pretrained(
+            model, info = _model_class(settings, config).from_pretrained(
                 place,
                 revision=revision,
                 dtype=getattr(torch, settings.dtype),

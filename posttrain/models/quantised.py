@@ -1,7 +1,8 @@
 """Frozen weights in four bits under an adapter (QLoRA, arXiv 2305.14314), through bitsandbytes.
 
-The linear layers of the decoder are quantised; embeddings, norms and the output head stay as they are. Whatever leaves
-the trainer is plain: samplers and `final/` get what the quantised weights stand for, in the model's own type.
+The linear layers of the decoder are quantised; embeddings, norms, a vision tower and the output head stay as they are.
+Whatever leaves the trainer is plain: samplers and `final/` get what the quantised weights stand for, in the model's own
+type.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ BITS = 4 + 8 / 64 + 32 / (64 * 256)
 """Of a weight in nf4: its own, an 8-bit scale for 64 of them, and a scale of 256 of these scales."""
 
 
-def quantization_config(settings: ModelSettings) -> Any:
-    """transformers' config for `settings.quantization`; the scales are quantised too."""
+def quantization_config(settings: ModelSettings, *, sees: bool = False) -> Any:
+    """transformers' config for `settings.quantization`; the scales are quantised too. sees: there is a vision tower."""
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
@@ -28,6 +29,7 @@ def quantization_config(settings: ModelSettings) -> Any:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=getattr(torch, settings.dtype),
+        llm_int8_skip_modules=["model.visual", "lm_head"] if sees else None,
     )
 
 
@@ -91,6 +93,8 @@ def plain(model: Any) -> Any:
     made.load_state_dict(dict(whole_weights(model)), strict=False)
     made.tie_weights()
     made.row_layout = model.row_layout
+    if hasattr(model, "images"):
+        made.images = model.images
     return made.to(model.device).eval()
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import random
 from base64 import b64decode
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from posttrain.models.export import save_model
 from posttrain.models.load import load_model
 from posttrain.models.lora import add_lora
 from posttrain.models.policy import Policy
+from posttrain.models.quantised import is_quantised, plain
 from posttrain.models.tokenizer import load_tokenizer
 from posttrain.picture import Picture
 from posttrain.rows import Layout, rotary_positions
@@ -195,6 +198,25 @@ def test_an_adapter_stays_out_of_a_frozen_tower() -> None:
     model, _ = tiny_vision(freeze_vision=False)
     add_lora(model, LoraSettings(rank=2), seed=0)
     assert [name for name, one in model.named_parameters() if one.requires_grad and ".visual." in name]
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs bitsandbytes: posttrain[quantization]")
+def test_a_quantised_model_reads_images_with_its_tower_as_it_was(tmp_path: Path) -> None:
+    config = copy.deepcopy(QWEN3_VL)
+    config["text_config"] |= {"hidden_size": 64, "intermediate_size": 128}
+    config["vision_config"]["out_hidden_size"] = 64
+    base, tokenizer = tiny_vision(config)
+    settings = ModelSettings(path=str(save_model(base, tokenizer, tmp_path / "base")), quantization="nf4")
+    model = load_model(settings, load_tokenizer(TokenizerSettings(), settings), seed=0)
+    quantised = [
+        name for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear) and is_quantised(layer)
+    ]
+    assert len(quantised) == 7 * 3 and not [name for name in quantised if "visual" in name or "lm_head" in name]
+    rows = collate(several(model))
+    with torch.no_grad():
+        exact, rounded, whole = (Policy(one)(rows).logprobs for one in (base, model, plain(model)))
+    torch.testing.assert_close(whole, rounded, rtol=0, atol=1e-5)
+    assert 1e-4 < (exact - rounded).abs().max() < 0.5
 
 
 def test_mistakes_are_named() -> None:
