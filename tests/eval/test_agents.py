@@ -17,7 +17,7 @@ from posttrain.data.examples import Example
 from posttrain.environments import Environment, Guided
 from posttrain.evaluation.benchmark import Benchmark
 from posttrain.evaluation.runner import load_items, make_grader
-from posttrain.rollout.engine import Completion
+from posttrain.rollout.engine import Completion, Request
 from posttrain.rollout.episode import RunningEpisode, Slot
 from posttrain.trajectory import StopReason, Trajectory
 
@@ -73,7 +73,7 @@ def play(environment: Environment, item: Example, benchmark: Benchmark, said: st
                 assert isinstance(episode._episode, Guided)
                 text = await episode._episode.expert()
             assert text is not None
-            await episode.take((1,), Completion((2,), (-0.5,), StopReason.STOP, 0), text)
+            await episode.take(Request((1,), 0), Completion((2,), (-0.5,), StopReason.STOP, 0), text)
         await episode.close()
         return episode.trajectory
 
