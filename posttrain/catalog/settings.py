@@ -54,7 +54,8 @@ def validate_call(
     further = next((p for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD), None)
     shared = {} if further is None else _shared(part, further)
     hints = _hints(part, parameters) | shared
-    checked = {key: p.default for key, p in parameters.items() if p.default is not p.empty and _is_plain(p.default)}
+    defaults = {key: p.default for key, p in parameters.items() if p.default is not p.empty and _is_plain(p.default)}
+    checked = {key: _as_read(key, value, hints.get(key, Any)) for key, value in defaults.items()}
     mistakes = []
     for key, value in settings.items():
         own = SPELLINGS.get(key, key)
@@ -102,6 +103,11 @@ def _check_value(key: str, value: Any, hint: Any) -> tuple[Any, list[Mistake]]:
         return adapter.validate_json(to_json(value), strict=True), []
     except ValidationError as error:
         return value, from_validation(error, lambda path, _: f"unknown key {path[-1]!r}", within=(key,), unions=True)
+
+
+def _as_read(key: str, default: Any, hint: Any) -> Any:
+    """A default as the same value in a recipe is read: a tuple is a list, unless its type says tuple."""
+    return _check_value(key, default, hint)[0] if isinstance(default, tuple) else default
 
 
 def _is_plain(value: Any) -> bool:

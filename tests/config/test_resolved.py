@@ -78,3 +78,16 @@ def test_differences_name_both_values(folder):
     assert "evaluation.name: 'held_out' -> (not set)" in found
     assert "evaluation: (not set) -> null" in found
     assert len(found) == 16
+
+
+def test_a_default_equals_itself_in_a_recipe(folder):
+    (folder / "algorithms").mkdir()
+    (folder / "algorithms" / "paired.py").write_text(
+        "from collections.abc import Sequence\nfrom posttrain.algorithms.sft import sft\n"
+        "def paired(*, words: Sequence[str] = ('a', 'b'), betas: tuple[float, ...] = (0.5, 0.6)):\n    return sft()\n"
+    )
+    text = "model: owner/name\nalgorithm: paired\ndemonstrations: rows.jsonl\n"
+    (folder / "recipe.yaml").write_text(text)
+    loaded = load_recipe("recipe.yaml")
+    write_resolved(loaded, Path("resolved.yaml"))
+    assert load_recipe("resolved.yaml").recipe == loaded.recipe
