@@ -11,30 +11,38 @@ class Graded(float):
 
     Evaluations count completions without an answer, and vote over answers (maj@k); a reward that reads no answer
     returns a plain number, or `spread`. turns: one number a turn, which add up to the value; None: the last turn earned
-    it all.
+    it all. solved: what counts as the outcome; None: whether the value is the full mark.
     """
 
     answer: str | None
     turns: tuple[float, ...] | None
     reads_answer: bool
+    solved: bool | None
 
     def __new__(
-        cls, value: float, answer: str | None, turns: tuple[float, ...] | None = None, reads_answer: bool = True
+        cls,
+        value: float,
+        answer: str | None,
+        turns: tuple[float, ...] | None = None,
+        reads_answer: bool = True,
+        solved: bool | None = None,
     ) -> Self:
         """The number `value`, with `answer`."""
         self = super().__new__(cls, value)
-        self.answer, self.turns, self.reads_answer = answer, turns, reads_answer
+        self.answer, self.turns, self.reads_answer, self.solved = answer, turns, reads_answer, solved
         return self
 
     @classmethod
-    def spread(cls, turns: Iterable[float]) -> Self:
+    def spread(cls, turns: Iterable[float], solved: bool | None = None) -> Self:
         """The sum of what the turns earned; no answer is read."""
         each = tuple(turns)
-        return cls(sum(each), None, each, reads_answer=False)
+        return cls(sum(each), None, each, reads_answer=False, solved=solved)
 
-    def __getnewargs__(self) -> tuple[float, str | None, tuple[float, ...] | None, bool]:  # type: ignore[override]
+    def __getnewargs__(  # type: ignore[override]
+        self,
+    ) -> tuple[float, str | None, tuple[float, ...] | None, bool, bool | None]:
         """What makes it again in another process."""
-        return float(self), self.answer, self.turns, self.reads_answer
+        return float(self), self.answer, self.turns, self.reads_answer, self.solved
 
 
 class Measured(float):

@@ -24,9 +24,9 @@ class Grader:
     """Fills in `rewards`, `reward`, `shaping`, `solved` and `error` of trajectories.
 
     reward = sum_i weight_i * rewards[name_i], of which shaping is the part of the rewards that are only that; solved =
-    (the outcome reward >= 1). The outcome is the reward that says so, else the first that is no shaping. A reward whose
-    gate has not its full mark is 0, and is not called. Where a reward fails, its value, the sum and `solved` are None
-    and `error` says why.
+    (the outcome reward >= 1, or what it says itself). The outcome is the reward that says so, else the first that is no
+    shaping. A reward whose gate has not its full mark is 0, and is not called. Where a reward fails, its value, the sum
+    and `solved` are None and `error` says why.
     workers: processes. deadline_seconds, memory_bytes: what one call of one reward may use. failures: counts of
     "<reward>: <cause>" since the start, the cause an exception's name, "deadline", "memory", "worker died",
     "returned None", "not a number", "not finite", "gate" or "missing column <name>".
@@ -126,7 +126,9 @@ class Grader:
             trajectory.reward = sum(reward.weight * values[reward.name] for reward in self.rewards)
             trajectory.shaping = sum(reward.weight * values[reward.name] for reward in self.rewards if reward.shaping)
             trajectory.turn_rewards = self._spread(values, len(trajectory.turns))
-            trajectory.solved = values[self._outcome] >= 1.0
+            outcome = values[self._outcome]
+            said = outcome.solved if isinstance(outcome, Graded) else None
+            trajectory.solved = outcome >= 1.0 if said is None else said
 
     def _spread(self, values: Mapping[str, float], num_turns: int) -> tuple[float, ...] | None:
         """What each turn earned, where a reward says so; the others' lie at the last turn."""

@@ -8,7 +8,9 @@ import pytest
 
 from posttrain.catalog import find
 from posttrain.errors import DataError, RecipeError
+from posttrain.reward import Grader, RewardSpec
 from posttrain.reward.shaping import potential_based
+from posttrain.trajectory import StopReason, Trajectory, Turn
 
 episode_success, episode_return, potential = (
     find("rewards", name) for name in ("episode_success", "episode_return", "potential")
@@ -20,14 +22,23 @@ def test_success_is_the_environment_s_verdict() -> None:
 
 
 def test_return_over_turns() -> None:
-    value = episode_return([1.0, None, 2.0], [False, True, False], discount=0.5, invalid_penalty=0.25)
+    value = episode_return([1.0, None, 2.0], [False, True, False], None, discount=0.5, invalid_penalty=0.25)
     assert value == 1.0 - 0.25 + 0.5
     assert value.turns == (1.0, -0.25, 0.5)
-    assert episode_return([None, None], [False, False]) is None
-    assert episode_return([], []) is None
+    assert episode_return([None, None], [False, False], None) is None
+    assert episode_return([], [], None) is None
     for wrong in ({"discount": 1.5}, {"invalid_penalty": -1.0}):
         with pytest.raises(RecipeError, match="episode_return"):
-            episode_return([1.0], [False], **wrong)
+            episode_return([1.0], [False], None, **wrong)
+
+
+@pytest.mark.parametrize(("outcome", "solved"), [(True, True), (False, False), (None, True)])
+def test_the_environment_says_whether_a_return_is_a_success(outcome: bool | None, solved: bool) -> None:
+    turn = Turn((1,), (2,), (-0.5,), StopReason.STOP, 0, "go", 0, reward=1.5)
+    played = Trajectory("0", 0, "go", {}, (turn,), outcome=outcome)
+    with Grader([RewardSpec("episode_return")], workers=1) as grader:
+        grader.grade([played])
+    assert (played.reward, played.solved) == (1.5, solved)
 
 
 def test_potential_over_turns() -> None:

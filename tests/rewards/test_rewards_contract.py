@@ -37,7 +37,10 @@ GOLD: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "code_tests": ("```python\ndef four():\n    return 4\n```", {"tests": ["assert four() == 4"]}),
     "episode_success": ("", {"episode_outcome": True}),
-    "episode_return": ("", {"environment_rewards": [None, 1.0], "invalid_actions": [False, False]}),
+    "episode_return": (
+        "",
+        {"environment_rewards": [None, 1.0], "invalid_actions": [False, False], "episode_outcome": True},
+    ),
     "recorded_steps": ("", {"states": ["step 1 of 1"], "off_path": [False]}),
     "potential": ("", {"states": ["kitchen"], "potentials": {"kitchen": 0.5}}),
     "gui_action": (
