@@ -112,12 +112,15 @@ def record(
     overrides: Overrides = None,
     count: Annotated[int, typer.Option(min=1, help="Tasks to play: the first of the recipe's prompts.")] = 100,
     output: Annotated[Path, typer.Option(help="The .jsonl or .parquet file to write.")] = Path("demonstrations.jsonl"),
+    noise: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of turns that are any action instead, by chance.")
+    ] = 0.0,
 ) -> None:
     """Write demonstrations by an environment's own expert, on the tasks of a recipe."""
     from posttrain.config.load import load_recipe
     from posttrain.curation.record import record as run
 
-    print(run(load_recipe(recipe, overrides or [], stop_at_warnings=False).recipe, count, output).text())
+    print(run(load_recipe(recipe, overrides or [], stop_at_warnings=False).recipe, count, output, noise).text())
 
 
 @app.command()

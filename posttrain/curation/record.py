@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
@@ -15,7 +16,7 @@ from posttrain.config.schema import EpisodeSettings
 from posttrain.curation.written import check_output, write_rows
 from posttrain.data.examples import Example
 from posttrain.data.sources import load_source
-from posttrain.environments import Environment, Guided
+from posttrain.environments import Environment, Guided, Observation
 from posttrain.errors import PosttrainError, RecipeError
 from posttrain.evaluation.partner import make_environment
 from posttrain.rollout.conversation import Conversation
@@ -37,12 +38,14 @@ class Recorded:
         return "\n".join([first, *(f"  {count:,} not: {why}" for why, count in self.left_out.most_common())])
 
 
-def record(recipe: Recipe, count: int, output: Path) -> Recorded:
+def record(recipe: Recipe, count: int, output: Path, noise: float = 0.0) -> Recorded:
     """Have the expert play the first `count` prompts of `recipe`, and write what it solved as demonstrations.
 
     A row is an episode: `prompt` and `completion`, messages, with `tools` where there are some, and the columns of the
     task. Where the recipe limits what the policy sees of its history (`episode.history_turns`), a row is a turn, with
-    what the policy would see then. RecipeError where the recipe has no prompts or the environment no expert.
+    what the policy would see then. noise: the probability that a turn is one of the actions that the environment lists,
+    by chance, instead of the expert's, who goes on from wherever that leads. RecipeError where the recipe has no
+    prompts, the environment no expert, or, with noise, lists no actions.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     check_output(output)
@@ -51,7 +54,7 @@ def record(recipe: Recipe, count: int, output: Path) -> Recorded:
     tasks = [example for source in recipe.prompts for example in load_source(source, "prompts")[:count]][:count]
     environment = make_environment(recipe.environment, recipe.partner, None)
     with closing(environment):
-        played = asyncio.run(_play(environment, tasks, recipe))
+        played = asyncio.run(_play(environment, tasks, recipe, noise))
     rows = [row for own in played if isinstance(own, list) for row in own]
     left_out = Counter(own for own in played if isinstance(own, str))
     if not rows:
@@ -60,13 +63,15 @@ def record(recipe: Recipe, count: int, output: Path) -> Recorded:
     return Recorded(len(played), len(rows), left_out)
 
 
-async def _play(environment: Environment, tasks: Sequence[Example], recipe: Recipe) -> list[list[dict[str, Any]] | str]:
+async def _play(
+    environment: Environment, tasks: Sequence[Example], recipe: Recipe, noise: float
+) -> list[list[dict[str, Any]] | str]:
     room = asyncio.Semaphore(environment.capacity or len(tasks))
 
     async def one(example: Example) -> list[dict[str, Any]] | str:
         async with room:
             try:
-                return await _episode(environment, example, recipe)
+                return await _episode(environment, example, recipe, noise)
             except PosttrainError:
                 raise
             except Exception as error:  # the environment's code is not ours: its failure is counted
@@ -75,38 +80,51 @@ async def _play(environment: Environment, tasks: Sequence[Example], recipe: Reci
     return await asyncio.gather(*map(one, tasks))
 
 
-async def _episode(environment: Environment, example: Example, recipe: Recipe) -> list[dict[str, Any]] | str:
+async def _episode(
+    environment: Environment, example: Example, recipe: Recipe, noise: float
+) -> list[dict[str, Any]] | str:
     """The rows of an episode; or why it was not solved."""
     limits: EpisodeSettings = recipe.episode
     seed = derived_seed(recipe.seed, example.id, 0)
-    observation, episode = await environment.reset(example.prompt, example.columns, seed)
+    chance = random.Random(seed)
+    opening, episode = await environment.reset(example.prompt, example.columns, seed)
     try:
         if not isinstance(episode, Guided):
             raise RecipeError(f"environment {recipe.environment.name!r} knows of no expert; allowed: one that does")
         conversation = Conversation(example.prompt, limits.history_turns)
-        conversation.start(observation)
+        conversation.start(opening)
+        observation = opening
         seen: list[tuple[Any, str]] = []
         for _ in range(limits.max_turns):
-            action = await episode.expert()
+            stray = chance.random() < noise
+            action = _any_of(observation, recipe, chance) if stray else await episode.expert()
             if action is None:
                 return "the expert knows of no action"
             seen.append((conversation.messages, action))
             step = await episode.step(action)
             if step.invalid is not None:
-                return f"the expert's action is invalid: {step.invalid}"
+                return f"the action {action!r} is invalid: {step.invalid}"
             if step.terminated or step.truncated:
                 break
             conversation.add(action, messages_of(step))
+            observation = step.observation
         if not step.solved:
             return f"not solved in {len(seen)} turns"
     finally:
         await episode.close()
-    tools: dict[str, Any] = {"tools": [dict(tool) for tool in observation.tools]} if observation.tools else {}
+    tools: dict[str, Any] = {"tools": [dict(tool) for tool in opening.tools]} if opening.tools else {}
     columns = {name: value for name, value in example.columns.items() if name != "prompt"} | tools
     if limits.history_turns is not None:
         return [demonstration_row(messages, (said(action),), columns) for messages, action in seen]
     (first, _), (last, action) = seen[0], seen[-1]
     return [demonstration_row(first, (*last[len(first) :], said(action)), columns)]
+
+
+def _any_of(observation: Observation, recipe: Recipe, chance: random.Random) -> str:
+    """One of the actions that the environment lists."""
+    if not observation.actions:
+        raise RecipeError(f"environment {recipe.environment.name!r} lists no actions; noise is drawn from such a list")
+    return chance.choice(observation.actions)
 
 
 def said(action: str) -> dict[str, Any]:

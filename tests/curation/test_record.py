@@ -15,12 +15,14 @@ from posttrain.data.sources import SourceSettings, load_source
 ENVIRONMENT = """
 from posttrain.environments import Observation, Step, told
 
+ACTIONS = ("add", "skip")
+
 class Count:
     capacity = 2
     async def reset(self, prompt, columns, seed):
         one = Episode(columns["seed"])
         tools = ({"type": "function", "function": {"name": "add"}},)
-        return Observation(({"role": "system", "content": "count"}, {"role": "user", "content": "0"}), tools), one
+        return Observation(({"role": "system", "content": "count"}, {"role": "user", "content": "0"}), tools, ACTIONS), one
     def close(self): pass
 
 class Episode:
@@ -29,9 +31,9 @@ class Episode:
         return "add" if self.goal < 9 else None
     async def step(self, action):
         if self.goal == 7: raise OSError("gone")
-        self.count += 1
+        self.count += action == "add"
         done = self.count == self.goal
-        return Step(Observation(told(str(self.count))), terminated=done, solved=done or None)
+        return Step(Observation(told(str(self.count)), actions=ACTIONS), terminated=done, solved=done or None)
     async def close(self): pass
 
 def counting(): return Count()
@@ -61,6 +63,7 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def record(recipe: Path, *words: str) -> tuple[str, list[dict[str, Any]]]:
     output = recipe.with_name("demonstrations.jsonl")
+    output.unlink(missing_ok=True)
     done = CliRunner().invoke(app, ["record", str(recipe), *words, "--output", str(output)], catch_exceptions=False)
     return done.output, [json.loads(line) for line in output.read_text().splitlines()]
 
@@ -82,6 +85,27 @@ def test_with_limited_history_a_turn_is_a_row(recipe: Path) -> None:
     assert printed.startswith("1 episodes, 1 solved: 2 rows")
     assert [[message["content"] for message in row["prompt"]] for row in rows] == [["count", "0"], ["count", "1"]]
     assert all([message["content"] for message in row["completion"]] == ["add"] for row in rows)
+
+
+def test_some_turns_are_any_action(recipe: Path) -> None:
+    noisy = ("episode.max_turns=30", "--count", "4", "--noise", "0.6")
+    printed, rows = record(recipe, *noisy)
+    assert printed.startswith("4 episodes, 4 solved: 4 rows")
+    said = [[one["content"] for one in row["completion"] if one["role"] == "assistant"] for row in rows]
+    assert [actions.count("add") for actions in said] == [2, 3, 4, 5]
+    skipped = sum(actions.count("skip") for actions in said)
+    assert 2 <= skipped <= 20  # 6 expected: of every action 0.3 skip, and 14 add
+    assert record(recipe, *noisy)[1] == rows
+    assert all("skip" not in json.dumps(row["completion"]) for row in record(recipe, "--count", "4")[1])
+
+
+def test_noise_needs_actions(recipe: Path) -> None:
+    from posttrain.errors import RecipeError
+
+    parts = recipe.with_name("parts") / "environments" / "counting.py"
+    parts.write_text(ENVIRONMENT.replace('("add", "skip")', "()"))
+    with pytest.raises(RecipeError, match="'counting' lists no actions"):
+        record(recipe, "--count", "4", "--noise", "1")
 
 
 def test_nothing_solved_is_an_error(recipe: Path) -> None:
