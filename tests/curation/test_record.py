@@ -22,7 +22,8 @@ class Count:
     async def reset(self, prompt, columns, seed):
         one = Episode(columns["seed"])
         tools = ({"type": "function", "function": {"name": "add"}},)
-        return Observation(({"role": "system", "content": "count"}, {"role": "user", "content": "0"}), tools, ACTIONS), one
+        opening = ({"role": "system", "content": "count"}, {"role": "user", "content": "0"})
+        return Observation(opening, tools, ACTIONS), one
     def close(self): pass
 
 class Episode:
