@@ -91,10 +91,10 @@ UI_S1 = Study(
     paper="On recorded trajectories, rollouts on the own history with patches beat imitation, and reinforcement "
     "of single steps, the more patches the better (arXiv 2509.11543, table 2 and the ablation of the threshold).",
     setting="Letters of words of three to five are typed some places further in the alphabet, one a turn, each turn "
-    "answered by what stands on the screen. The starting model counts the places in a thought and stops at one of two by "
-    "chance; which is right depends on the turn. 500 recordings hold what was typed, and no thoughts. SOP: how much of a "
-    "held-out recording the policy goes through before its first mistake (PG), how many it goes through whole (TSR), and "
-    "the mean of the two, greedily.",
+    "answered by what stands on the screen. The starting model counts the places in a thought and stops at one of two "
+    "by chance; which is right depends on the turn. 500 recordings hold what was typed, and no thoughts. SOP: how much "
+    "of a held-out recording the policy goes through before its first mistake (PG), how many it goes through whole "
+    "(TSR), and the mean of the two, greedily.",
     equal=f"the starting model, {STEPS} optimiser steps of 16 prompts, with 8 rollouts each but for imitation; "
     "learning rate 3e-4, imitation 1e-3.",
     base=base({}, steps=STEPS, prompts_per_step=16, learning_rate=3e-4) | {"model": {"path": START}},
