@@ -122,7 +122,8 @@ UI_S1 = Study(
         )
     ),
     measure=measured,
-    note="Imitation of recordings without thoughts unlearns thinking, and so do single steps after a history without "
-    "them; on its own history the policy goes on thinking. In the former version of this study, where nobody "
-    "thought, imitation was best (71.3 % to 51.8 %).",
+    note="Imitation of recordings without thoughts unlearns thinking. Single steps follow histories without thoughts, "
+    "which are strange to the starting model: it goes on thinking, solves a fifth to three tenths of them at the end of "
+    "training, and on its own history types as before. In the former version of this study, where nobody thought, "
+    "imitation was best (71.3 % to 51.8 %).",
 )
