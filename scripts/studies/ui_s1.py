@@ -123,7 +123,7 @@ UI_S1 = Study(
     ),
     measure=measured,
     note="Imitation of recordings without thoughts unlearns thinking. Single steps follow histories without thoughts, "
-    "which are strange to the starting model: it goes on thinking, solves a fifth to three tenths of them at the end of "
-    "training, and on its own history types as before. In the former version of this study, where nobody thought, "
+    "which are strange to the starting model: it goes on thinking, solves a fifth to three tenths of them at the end "
+    "of training, and on its own history types as before. In the former version of this study, where nobody thought, "
     "imitation was best (71.3 % to 51.8 %).",
 )
