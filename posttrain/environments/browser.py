@@ -7,6 +7,7 @@ from posttrain.environments.browser_episode import task_names
 from posttrain.environments.browser_view import View
 from posttrain.environments.chromium import find_chromium
 from posttrain.environments.processes import InProcesses
+from posttrain.errors import RecipeError
 
 
 def browser(
@@ -14,6 +15,7 @@ def browser(
     view: View = "tree",
     screenshots: bool = False,
     reload_pages: bool = True,
+    remember: int = 0,
     chromium: str | None = None,
     processes: int = 2,
     episodes_per_process: int = 16,
@@ -32,17 +34,25 @@ def browser(
     coordinates; tree+screenshot, compact+screenshot: both. screenshots: where the policy sees none, keep a picture of
     each page for people (`Turn.screenshot`, the report). reload_pages: load the page for each episode; False: begin
     again in a page that shows the task already, at half the cost, which plays the same where a task leaves nothing
-    behind (all of eval/miniwob.py). chromium: the program (default: the variable POSTTRAIN_CHROMIUM, or what is on the
+    behind (all of eval/miniwob.py). remember: how many answers of pages a process keeps, so that what several episodes
+    of a task and seed do alike is played once; for tasks that do not depend on time. chromium: the program (default: the variable POSTTRAIN_CHROMIUM, or what is on the
     path). processes, each with one Chromium, and episodes_per_process, a page each: together, how many episodes run at
     once. deadline_seconds: of one reset or step.
 
-    MissingDependencyError where Chromium or BrowserGym is missing.
+    MissingDependencyError where Chromium or BrowserGym is missing, RecipeError for a negative `remember`.
     """
     program = find_chromium(chromium)
     task_names()
+    settings = {"chromium": program, "view": view, "screenshots": screenshots, "reload_pages": reload_pages}
+    if remember < 0:
+        raise RecipeError(f"environment browser: remember is {remember}; allowed: 0 or more")
+    make = "posttrain.environments.browser_episode:BrowserEpisode"
+    if remember:
+        make = "posttrain.environments.browser_memory:RememberedBrowserEpisode"
+        settings["remember"] = remember
     return InProcesses(
-        make="posttrain.environments.browser_episode:BrowserEpisode",
-        settings={"chromium": program, "view": view, "screenshots": screenshots, "reload_pages": reload_pages},
+        make=make,
+        settings=settings,
         processes=processes,
         episodes_per_process=episodes_per_process,
         deadline_seconds=deadline_seconds,

@@ -18,7 +18,7 @@ from posttrain.environments.browser import browser
 from posttrain.environments.browser_experts import EXPERTS
 from posttrain.environments.browser_view import View
 from posttrain.environments.processes import EpisodeLostError
-from posttrain.errors import DataError, MissingDependencyError, UnknownNameError
+from posttrain.errors import DataError, MissingDependencyError, RecipeError, UnknownNameError
 from posttrain.images import opened
 from posttrain.picture import images_of, in_words
 
@@ -273,3 +273,34 @@ def test_without_chromium_its_package_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("POSTTRAIN_CHROMIUM", raising=False)
     with pytest.raises(MissingDependencyError, match="apt-get install chromium"):
         browser()
+
+
+def test_what_is_remembered_is_what_a_page_would_answer(pages: Environment) -> None:
+    from posttrain.environments.browser_memory import RememberedBrowserEpisode
+    from posttrain.environments.chromium import find_chromium
+
+    def remembered(*actions: str) -> tuple[RememberedBrowserEpisode, list[Observation | Step]]:
+        settings = {"chromium": find_chromium(None), "view": "compact", "reload_pages": False}
+        episode = RememberedBrowserEpisode(remember=100, **settings)
+        answers: list[Observation | Step] = [episode.reset({"task": "enter-text", "seed": 3}, 0)]
+        return episode, answers + [episode.step(action) for action in actions]
+
+    observation, plain = asyncio.run(start(pages, task="enter-text", seed=3))
+    fill = asyncio.run(plain.expert())  # type: ignore[attr-defined]
+    actions = [fill, "click('nothing')", "click('15')"]
+    asyncio.run(plain.close())
+    steps = play(pages, *actions, task="enter-text", seed=3)
+    first, answers = remembered(*actions)
+    again, same = remembered(*actions)
+    assert answers == same == [observation, *steps]
+    assert steps[-1].solved
+    assert (first._played is None, again._played is None) == (False, True)
+    branch, other = remembered(fill, "click('14')", "click('15')")  # another way, which takes a page of its own
+    assert branch._played is not None and other[1] == steps[0] and isinstance(other[3], Step) and other[3].solved
+    for episode in (first, again, branch):
+        episode.close()
+
+
+def test_remember_is_a_number(pages: Environment) -> None:
+    with pytest.raises(RecipeError, match="remember is -1"):
+        browser(remember=-1)
