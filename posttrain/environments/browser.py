@@ -35,9 +35,9 @@ def browser(
     each page for people (`Turn.screenshot`, the report). reload_pages: load the page for each episode; False: begin
     again in a page that shows the task already, at half the cost, which plays the same where a task leaves nothing
     behind (all of eval/miniwob.py). remember: how many answers of pages a process keeps, so that what several episodes
-    of a task and seed do alike is played once; for tasks that do not depend on time. chromium: the program (default: the variable POSTTRAIN_CHROMIUM, or what is on the
-    path). processes, each with one Chromium, and episodes_per_process, a page each: together, how many episodes run at
-    once. deadline_seconds: of one reset or step.
+    of a task and seed do alike is played once; for tasks that do not depend on time. chromium: the program (default:
+    the variable POSTTRAIN_CHROMIUM, or what is on the path). processes, each with one Chromium, and
+    episodes_per_process, a page each: together, how many episodes run at once. deadline_seconds: of one reset or step.
 
     MissingDependencyError where Chromium or BrowserGym is missing, RecipeError for a negative `remember`.
     """

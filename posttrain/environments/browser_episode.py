@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
@@ -53,16 +53,40 @@ class BrowserEpisode:
 
     def reset(self, columns: Mapping[str, Any], seed: int) -> Observation:
         """The task `columns["task"]` with the seed `columns["seed"]`, or `seed` where the row has none."""
-        self.name = _task_name(columns)
-        self._task = _tasks()[self.name](seed=int(columns.get("seed", seed)) % 2**32, episode_max_time=_NEVER_MS)
-        self._page = self._pages.take(self._task.url, **self._task.viewport)
-        self.goal = self._begin(self._page)
-        self._page._bgym_scale_factor = 1.0  # type: ignore[attr-defined]  # coordinates are pixels of our pictures
+        self.begin(columns, seed)
         first = self._observe()
         if "compact" in self._view:
             return first
         told_first = _instructions() + (_size(self._task.viewport) if "screenshot" in self._view else "")
         return replace(first, messages=({"role": "system", "content": told_first}, *first.messages))
+
+    def begin(self, columns: Mapping[str, Any], seed: int) -> None:
+        """Reset without a look at the page."""
+        self.name = _task_name(columns)
+        self._task = _tasks()[self.name](seed=int(columns.get("seed", seed)) % 2**32, episode_max_time=_NEVER_MS)
+        self._page = self._pages.take(self._task.url, **self._task.viewport)
+        self.goal = self._begin(self._page)
+        self._page._bgym_scale_factor = 1.0  # type: ignore[attr-defined]  # coordinates are pixels of our pictures
+
+    def again(self, actions: Sequence[str]) -> None:
+        """Carry out actions that went on before, and mark the elements as a look at the page does."""
+        for action in actions:
+            self._mark()
+            self._act(self._running, action)
+            self._task.validate(self._running, [])
+        self._mark()
+
+    def _mark(self) -> None:
+        """Give elements their ids."""
+        from browsergym.core.observation import _post_extract, _pre_extract  # type: ignore[import-untyped]
+
+        _pre_extract(self._running)
+        _post_extract(self._running)
+
+    @property
+    def _running(self) -> Page:
+        assert self._page is not None
+        return self._page
 
     def _begin(self, page: Page) -> str:
         """Set up the task; its goal."""
@@ -74,16 +98,16 @@ class BrowserEpisode:
 
     def step(self, action: str) -> Step:
         """Carry out the one action in the text; reward 1.0 for a task achieved, 0.0 for one that ended otherwise."""
-        page = self._page
-        assert page is not None
-        invalid = self._act(page, action)
-        reward, done, _, _ = self._task.validate(page, [])
+        invalid = self._act(self._running, action)
+        reward, done, _, _ = self._task.validate(self._running, [])
         if done:
             return Step(reward=reward, terminated=True, solved=reward > 0)
         return Step(self._observe(invalid), reward=0.0, invalid=invalid)
 
     def expert(self) -> str | None:
         """The next action of a scripted expert (`environments.browser_experts`)."""
+        if not self._elements:
+            self._observe()
         return expert_action(self.name, self.goal, self._elements)
 
     def close(self) -> None:
@@ -107,12 +131,11 @@ class BrowserEpisode:
         return None
 
     def _observe(self, invalid: str | None = None) -> Observation:
-        from browsergym.core.observation import _post_extract, _pre_extract, extract_merged_axtree  # type: ignore[import-untyped]
+        from browsergym.core.observation import _post_extract, _pre_extract, extract_merged_axtree
 
-        assert self._page is not None
-        _pre_extract(self._page)
-        tree = extract_merged_axtree(self._page)
-        _post_extract(self._page)
+        _pre_extract(self._running)
+        tree = extract_merged_axtree(self._running)
+        _post_extract(self._running)
         text = tree_text(tree)
         self._elements = elements(text)
         page = compact_text(self._elements) if "compact" in self._view else text
@@ -125,8 +148,7 @@ class BrowserEpisode:
 
     def _picture(self) -> str:
         """The page as a PNG, as a data URI."""
-        assert self._page is not None
-        return "data:image/png;base64," + base64.b64encode(self._page.screenshot()).decode()
+        return "data:image/png;base64," + base64.b64encode(self._running.screenshot()).decode()
 
 
 def task_names() -> list[str]:

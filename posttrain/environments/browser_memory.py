@@ -34,12 +34,6 @@ class Memory:
             self._answers.popitem(last=False)
 
 
-@cache
-def memory(size: int, settings: tuple[tuple[str, Any], ...]) -> Memory:
-    """The process's memory of episodes with these settings."""
-    return Memory(size)
-
-
 class RememberedBrowserEpisode:
     """A `BrowserEpisode` that takes a page when something is done that was not done before (`processes.Playable`).
 
@@ -47,7 +41,7 @@ class RememberedBrowserEpisode:
     """
 
     def __init__(self, *, remember: int, **settings: Any) -> None:
-        self._memory = memory(remember, tuple(sorted(settings.items())))
+        self._memory = _memory(remember, **settings)
         self._settings = settings
         self._played: BrowserEpisode | None = None
 
@@ -89,7 +83,11 @@ class RememberedBrowserEpisode:
         """The episode in a page, brought to where this one is."""
         if self._played is None:
             self._played = BrowserEpisode(**self._settings)
-            self._played.reset(self._columns, self._seed)
-            for action in self._play[2]:
-                self._played.step(action)
+            self._played.begin(self._columns, self._seed)
+            self._played.again(self._play[2])
         return self._played
+
+
+@cache
+def _memory(size: int, **settings: Any) -> Memory:  # noqa: ARG001 (one for each kind of episode in a process)
+    return Memory(size)

@@ -297,7 +297,9 @@ def test_what_is_remembered_is_what_a_page_would_answer(pages: Environment) -> N
     assert (first._played is None, again._played is None) == (False, True)
     branch, other = remembered(fill, "click('14')", "click('15')")  # another way, which takes a page of its own
     assert branch._played is not None and other[1] == steps[0] and isinstance(other[3], Step) and other[3].solved
-    for episode in (first, again, branch):
+    begun, _ = remembered()
+    assert begun._played is None and begun.expert() == fill
+    for episode in (first, again, branch, begun):
         episode.close()
 
 
