@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from posttrain import catalog
-from posttrain.config import load_recipe
-from posttrain.config.schema import EpisodeSettings, SourceSettings
+from posttrain.config.schema import EpisodeSettings
 from posttrain.curation.hindsight import Place, regenerate
 from posttrain.curation.record import record
-from posttrain.data.chat import stop_token_ids
-from posttrain.data.sources import load_source
 from posttrain.environments.new_recruit import MOST_POINTS, written
-from posttrain.reward import Grader, RewardSpec
-from posttrain.rollout.collector import Collector
-from posttrain.rollout.engine import Sampling
-from posttrain.rollout.transformers_engine import TransformersEngine
 from studies.context import Context, Made, merge
-from studies.measure import Loaded
+from studies.measure import Asking, Loaded
 from studies.study import Figures, Tree
 from studies.tasks import FIRST_TUNING_SEED
+from studies.training import recipe_beside
 
 GOAL = 6_000
 GAME: Tree = {"name": "new_recruit", "max_lines": 6, "brief": True, "goal": GOAL}
@@ -63,7 +55,7 @@ class Demonstrations:
         return context.file(["demonstrations", tree], "jsonl", lambda path: self._record(tree, path))
 
     def _record(self, tree: Tree, path: Path) -> None:
-        record(_recipe(tree, path), self.size, path)
+        record(recipe_beside(tree, path), self.size, path)
 
 
 @dataclass(frozen=True)
@@ -84,7 +76,7 @@ class Regenerations:
         return context.file(["as played", tree], "jsonl", lambda path: _only_played(Path(both), path))
 
     def _play(self, tree: Tree, path: Path) -> None:
-        print(regenerate(_recipe(tree, path), self.size, path, Reader()).text(), flush=True)
+        print(regenerate(recipe_beside(tree, path), self.size, path, Reader()).text(), flush=True)
 
 
 class Reader:
@@ -117,18 +109,16 @@ _STARTING_DATE = 4
 def play(model: Path, seed: int) -> Figures:
     """What a model earns in held-out games at temperature 1: points, the share of goals, of agreements, and turns."""
     first = _GAMES * (900 if seed < FIRST_TUNING_SEED else 901)
-    loaded = Loaded.of(model)
-    source = SourceSettings.model_validate(games(first, _HELD_OUT))
-    settings = {name: value for name, value in GAME.items() if name != "name"}
-    with (
-        closing(catalog.build("environments", "new_recruit", settings)) as environment,
-        Grader([RewardSpec("episode_return")], workers=1) as grader,
-    ):
-        engine = TransformersEngine(loaded.model, dtype="float32")
-        sampling = Sampling(24, stop_token_ids(loaded.tokenizer))
-        limits = EpisodeSettings(max_turns=TURNS)
-        collector = Collector(engine, environment, grader, loaded.tokenizer, sampling, limits=limits)
-        groups = collector.collect(list(load_source(source, "prompts")), 1, seed)
+    asking = Asking(
+        "tasks",
+        ("episode_return",),
+        24,
+        temperature=1.0,
+        environment=GAME,
+        limits=EpisodeSettings(max_turns=TURNS),
+        config={"seed": first, "size": _HELD_OUT},
+    )
+    groups = asking.play(Loaded.of(model), seed)
     played = [group.trajectories[0] for group in groups]
     points = [MOST_POINTS * (one.reward or 0.0) for one in played]
     return {
@@ -136,14 +126,6 @@ def play(model: Path, seed: int) -> Figures:
         "goal": fmean(value >= GOAL for value in points),
         "agreed": fmean(value != 0 for value in points),
     }
-
-
-def _recipe(tree: Tree, path: Path) -> Any:
-    import yaml
-
-    written_to = path.with_suffix(".yaml")
-    written_to.write_text(yaml.safe_dump(tree))
-    return load_recipe(written_to, stop_at_warnings=False).recipe
 
 
 def _only_played(both: Path, path: Path) -> None:

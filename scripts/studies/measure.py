@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import product
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from posttrain import catalog
 from posttrain.batch import TokenSequence
-from posttrain.config.schema import ModelSettings, SourceSettings, TokenizerSettings
+from posttrain.config.schema import EpisodeSettings, ModelSettings, SourceSettings, TokenizerSettings
 from posttrain.data.chat import stop_token_ids
 from posttrain.data.sources import load_source
 from posttrain.models.load import load_model
@@ -47,7 +48,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Asking:
-    """Held-out prompts and how they are asked."""
+    """Held-out prompts, a file of rows or tasks by seed (`config`), and how they are asked."""
 
     rows: str
     rewards: tuple[str, ...] = ("exact",)
@@ -55,20 +56,23 @@ class Asking:
     samples: int = 1
     temperature: float = 0.0
     environment: Mapping[str, Any] = field(default_factory=lambda: {"name": "single_turn"})
+    limits: EpisodeSettings = field(default_factory=EpisodeSettings)
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     def play(self, loaded: Loaded, seed: int) -> list[Group]:
         """The graded completions."""
         own = dict(self.environment)
-        source = SourceSettings(path=self.rows, chat=own["name"] == "single_turn")
+        source = SourceSettings(path=self.rows, config=self.config, chat=own["name"] == "single_turn")
         sampling = Sampling(
             max_tokens=self.max_tokens,
             stop_token_ids=stop_token_ids(loaded.tokenizer),
             temperature=self.temperature,
         )
         engine = TransformersEngine(loaded.model, dtype="float32")
-        environment = catalog.build("environments", own.pop("name"), own)
-        collector = Collector(engine, environment, _grader(self.rewards), loaded.tokenizer, sampling)
-        return collector.collect(list(load_source(source, "prompts")), self.samples, seed)
+        with closing(catalog.build("environments", own.pop("name"), own)) as environment:
+            grader = _grader(self.rewards)
+            collector = Collector(engine, environment, grader, loaded.tokenizer, sampling, limits=self.limits)
+            return collector.collect(list(load_source(source, "prompts")), self.samples, seed)
 
 
 @lru_cache

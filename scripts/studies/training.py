@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from posttrain.config import load_recipe
+from posttrain.config import Recipe, load_recipe
 from studies.context import Context
 from studies.study import Tree
 
@@ -41,6 +41,13 @@ def run_recipe(tree: Tree, seed: int, output: Path) -> float:
         raise KeyboardInterrupt
     shutil.rmtree(output / "checkpoints", ignore_errors=True)
     return float(metrics(output)[-1]["time_seconds"])
+
+
+def recipe_beside(tree: Tree, path: Path) -> Recipe:
+    """The recipe of a file that is about to be made, written next to it."""
+    written = path.with_suffix(".yaml")
+    written.write_text(yaml.safe_dump(tree))
+    return load_recipe(written, stop_at_warnings=False).recipe
 
 
 def metrics(output: Path) -> list[dict[str, float]]:
