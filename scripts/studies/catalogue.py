@@ -17,8 +17,9 @@ from studies.study import Study
 from studies.text_world import TEXT_WORLD
 from studies.token_model import TOKEN_MODEL
 from studies.ui_s1 import UI_S1
+from studies.web import WEB
 
 _PAPERS = (HPT, OREAL, OSP, P3O, HYPO, DR_PO, J_BOND, DISTILL, UI_S1)
 STUDIES: dict[str, Study] = {
-    study.name: study for study in (*_PAPERS, REWARD_MODELS, TOKEN_MODEL, TEXT_WORLD, NEGOTIATION, HINDSIGHT)
+    study.name: study for study in (*_PAPERS, REWARD_MODELS, TOKEN_MODEL, TEXT_WORLD, WEB, NEGOTIATION, HINDSIGHT)
 }

@@ -1,0 +1,175 @@
+"""Web pages learnt from demonstrations, then in a real browser."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from posttrain.config.schema import EpisodeSettings
+from posttrain.curation.record import record
+from studies.common import COMMON
+from studies.context import Context, merge
+from studies.measure import Asking, Loaded
+from studies.study import Arm, Claim, Figure, Figures, Finished, Study, Tree
+from studies.tasks import FIRST_TUNING_SEED
+from studies.training import Trained, recipe_beside
+
+STEPS, PROMPTS = 40, 10
+TASKS = ("click-dialog-2", "click-tab", "click-widget", "enter-text", "focus-text-2")
+SHOWN_A_TASK, HELD_OUT_A_TASK, SAMPLES = 24, 20, 3
+BROWSER: Tree = {
+    "name": "browser",
+    "view": "compact",
+    "reload_pages": False,
+    "remember": 4_000,
+    "processes": 1,
+    "episodes_per_process": 32,
+}
+LIMITS: Tree = {"max_turns": 3, "history_turns": 0}
+MAX_TOKENS = 12
+MODEL: Tree = {
+    "config": {
+        "model_type": "qwen3",
+        "hidden_size": 64,
+        "intermediate_size": 192,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "head_dim": 16,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.1,
+    }
+}
+
+
+@dataclass(frozen=True)
+class Pages:
+    """`size` pages of each task, of a seed's own, from `first` on: rows of prompts."""
+
+    first: int
+    size: int
+
+    def path(self, context: Context) -> str:
+        """The file, written where it is missing."""
+        first = self.first + 10_000 * context.seed
+        rows = [
+            f'{{"prompt": "({task}, seed {seed})", "task": "{task}", "seed": {seed}}}\n'
+            for seed in range(first, first + self.size)
+            for task in TASKS
+        ]
+        return context.file(["pages", first, self.size, TASKS], "jsonl", lambda path: _write(path, "".join(rows)))
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
+def browsing(pages: Pages, **rollout: Any) -> Tree:
+    """The sections of a recipe that play pages."""
+    return {
+        "environment": BROWSER,
+        "episode": LIMITS,
+        "prompts": {"path": pages},
+        "rewards": ["episode_success"],
+        "rollout": {"max_tokens": MAX_TOKENS, "dtype": "float32", "reward_workers": 1} | rollout,
+    }
+
+
+@dataclass(frozen=True)
+class Demonstrations:
+    """What the environment's scripted expert does on a few pages of each task."""
+
+    def path(self, context: Context) -> str:
+        """The file, recorded where it is missing."""
+        tree = context.resolve(browsing(Pages(1_000, SHOWN_A_TASK)))
+        tree = tree | {"model": {"path": "unread"}, "algorithm": "rloo", "seed": context.seed}
+        return context.file(["demonstrations", tree], "jsonl", lambda path: self._record(tree, path))
+
+    def _record(self, tree: Tree, path: Path) -> None:
+        record(recipe_beside(tree, path), SHOWN_A_TASK * len(TASKS), path)
+
+
+SHOWN = Demonstrations()
+START = Trained(
+    merge(
+        COMMON,
+        {
+            "model": MODEL,
+            "tokenizer": {"path": "bpe", "corpus": SHOWN, "vocabulary": 1024},
+            "algorithm": {"name": "sft", "sequence_normalised": True},
+            "demonstrations": {"path": SHOWN},
+            "training": {"steps": 70, "prompts_per_step": 32, "learning_rate": 2e-3, "schedule": "linear"},
+        },
+    )
+)
+"""Imitates the expert."""
+
+
+def measured(run: Finished) -> Figures:
+    """Held-out pages, at temperature 1."""
+    seed = run.context.seed
+    asking = Asking(
+        "tasks",
+        ("episode_success",),
+        MAX_TOKENS,
+        SAMPLES,
+        temperature=1.0,
+        environment=BROWSER,
+        limits=EpisodeSettings(**LIMITS),
+        config={
+            "seed": 1_000_000 * (1 if seed < FIRST_TUNING_SEED else 2),
+            "size": HELD_OUT_A_TASK * len(TASKS),
+            "task": list(TASKS),
+        },
+    )
+    solved = defaultdict(list)
+    for group in asking.play(Loaded.of(run.final), seed):
+        for played in group.trajectories:
+            solved[str(played.columns["task"])].append(played.solved is True)
+    shares = {task: fmean(solved[task]) for task in TASKS}
+    return {"all": fmean(shares.values())} | shares
+
+
+WEB = Study(
+    name="web",
+    title="Web pages: demonstrations, then the environment",
+    paper="Reinforcement in the environment takes an agent beyond what it has imitated (the tasks are MiniWoB++'s, "
+    "arXiv 1802.08802).",
+    setting=f"Five tasks in a real Chromium, one of them with typing, in at most {LIMITS['max_turns']} turns. The "
+    f"policy reads the elements of the page with their ids, and imitates a scripted expert on {SHOWN_A_TASK} pages of "
+    f"each task. {HELD_OUT_A_TASK} other pages of each are held out, played {SAMPLES} times at temperature 1.",
+    equal=f"the starting model; RL is GRPO, {STEPS} steps of {PROMPTS} pages and 8 episodes each, learning rate 1e-3.",
+    base=merge(
+        COMMON,
+        {
+            "tokenizer": None,
+            "model": {"path": START},
+            "training": {"steps": STEPS, "prompts_per_step": PROMPTS, "learning_rate": 1e-3},
+        },
+    ),
+    arms=(
+        Arm("SFT", ()),
+        Arm(
+            "SFT, then RL",
+            (
+                {
+                    "algorithm": {"name": "grpo", "kl_weight": 0.0, "entropy_weight": 0.02},
+                    "tracking": {"trajectories": "none"},
+                }
+                | browsing(Pages(2_000, STEPS * PROMPTS // len(TASKS)), group_size=8),
+            ),
+        ),
+    ),
+    figures={"all": Figure("solved", ".1%")}
+    | {task: Figure(task, ".1%") for task in TASKS}
+    | {"seconds": Figure("training, s", ".0f")},
+    claims=(
+        Claim("RL solves more than SFT", "all", "SFT, then RL", "SFT"),
+        *(Claim(f"RL solves more of {task} than SFT", task, "SFT, then RL", "SFT") for task in TASKS),
+    ),
+    measure=measured,
+)
