@@ -17,18 +17,18 @@ from studies.study import Arm, Claim, Figure, Figures, Finished, Study, Tree
 from studies.tasks import FIRST_TUNING_SEED
 from studies.training import Trained, recipe_beside
 
-STEPS, PROMPTS = 40, 10
+STEPS, PROMPTS = 60, 20
 TASKS = ("click-dialog-2", "click-tab", "click-widget", "enter-text", "focus-text-2")
-SHOWN_A_TASK, HELD_OUT_A_TASK, SAMPLES = 24, 20, 3
+SHOWN_A_TASK, TRAINING_A_TASK, HELD_OUT_A_TASK, SAMPLES = 24, 40, 20, 3
 BROWSER: Tree = {
     "name": "browser",
     "view": "compact",
     "reload_pages": False,
-    "remember": 4_000,
+    "remember": 20_000,
     "processes": 1,
-    "episodes_per_process": 32,
+    "episodes_per_process": 12,
 }
-LIMITS: Tree = {"max_turns": 3, "history_turns": 0}
+LIMITS: Tree = {"max_turns": 3, "history_turns": 0, "invalid": "end"}
 MAX_TOKENS = 12
 MODEL: Tree = {
     "config": {
@@ -139,16 +139,18 @@ WEB = Study(
     title="Web pages: demonstrations, then the environment",
     paper="Reinforcement in the environment takes an agent beyond what it has imitated (the tasks are MiniWoB++'s, "
     "arXiv 1802.08802).",
-    setting=f"Five tasks in a real Chromium, one of them with typing, in at most {LIMITS['max_turns']} turns. The "
-    f"policy reads the elements of the page with their ids, and imitates a scripted expert on {SHOWN_A_TASK} pages of "
-    f"each task. {HELD_OUT_A_TASK} other pages of each are held out, played {SAMPLES} times at temperature 1.",
-    equal=f"the starting model; RL is GRPO, {STEPS} steps of {PROMPTS} pages and 8 episodes each, learning rate 1e-3.",
+    setting=f"Five tasks in a real Chromium, one of them with typing, in at most {LIMITS['max_turns']} turns; what "
+    "cannot be done ends an episode. The policy reads the elements of the page with their ids, and imitates a scripted "
+    f"expert on {SHOWN_A_TASK} pages of each task. {HELD_OUT_A_TASK} other pages of each are held out, played "
+    f"{SAMPLES} times at temperature 1.",
+    equal=f"the starting model; RL is GRPO, {STEPS} steps of {PROMPTS} pages, of {TRAINING_A_TASK} a task, and 8 "
+    "episodes each, learning rate 5e-4.",
     base=merge(
         COMMON,
         {
             "tokenizer": None,
             "model": {"path": START},
-            "training": {"steps": STEPS, "prompts_per_step": PROMPTS, "learning_rate": 1e-3},
+            "training": {"steps": STEPS, "prompts_per_step": PROMPTS, "learning_rate": 5e-4},
         },
     ),
     arms=(
@@ -156,11 +158,8 @@ WEB = Study(
         Arm(
             "SFT, then RL",
             (
-                {
-                    "algorithm": {"name": "grpo", "kl_weight": 0.0, "entropy_weight": 0.02},
-                    "tracking": {"trajectories": "none"},
-                }
-                | browsing(Pages(2_000, STEPS * PROMPTS // len(TASKS)), group_size=8),
+                {"algorithm": {"name": "grpo", "kl_weight": 0.0}, "tracking": {"trajectories": "none"}}
+                | browsing(Pages(2_000, TRAINING_A_TASK), group_size=8),
             ),
         ),
     ),
