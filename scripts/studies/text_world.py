@@ -16,7 +16,7 @@ from studies.study import Arm, Claim, Figure, Figures, Finished, Study, Tree
 from studies.tasks import FIRST_TUNING_SEED
 from studies.training import Trained, recipe_beside
 
-STEPS = 50
+STEPS = 60
 TURNS, LONGEST = 12, 40
 NOISE = 0.4
 TRAINING, HELD_OUT = 200, 100
@@ -93,7 +93,7 @@ START = Trained(
             "tokenizer": {"path": "bpe", "corpus": SHOWN, "vocabulary": 512},
             "algorithm": "sft",
             "demonstrations": {"path": SHOWN},
-            "training": {"steps": 200, "prompts_per_step": 48, "learning_rate": 3e-3, "schedule": "linear"},
+            "training": {"steps": 500, "prompts_per_step": 48, "learning_rate": 3e-3, "schedule": "linear"},
         },
     )
 )
@@ -128,13 +128,13 @@ TEXT_WORLD = Study(
     f"with what can be done. It imitates TextWorld's own plans in {TRAINING} games in which {NOISE:.0%} of the turns "
     f"are left to chance, and is then trained in these games. {HELD_OUT} others are held out, played four times at "
     "temperature 1.",
-    equal=f"the starting model; RL is GiGPO, {STEPS} steps of 12 games and 8 episodes each, learning rate 1e-3.",
+    equal=f"the starting model; RL is GiGPO, {STEPS} steps of 12 games and 8 episodes each, learning rate 5e-4.",
     base=merge(
         COMMON,
         {
             "tokenizer": None,
             "model": {"path": START},
-            "training": {"steps": STEPS, "prompts_per_step": 12, "learning_rate": 1e-3},
+            "training": {"steps": STEPS, "prompts_per_step": 12, "learning_rate": 5e-4},
         },
     ),
     arms=(
