@@ -17,9 +17,9 @@ from studies.study import Arm, Claim, Figure, Figures, Finished, Study, Tree
 from studies.tasks import FIRST_TUNING_SEED
 from studies.training import Trained, recipe_beside
 
-STEPS, PROMPTS = 60, 20
+STEPS, PROMPTS = 40, 10
 TASKS = ("click-dialog-2", "click-tab", "click-widget", "enter-text", "focus-text-2")
-SHOWN_A_TASK, TRAINING_A_TASK, HELD_OUT_A_TASK, SAMPLES = 24, 40, 20, 3
+SHOWN_A_TASK, TRAINING_A_TASK, HELD_OUT_A_TASK, SAMPLES = 24, 40, 20, 2
 BROWSER: Tree = {
     "name": "browser",
     "view": "compact",
@@ -141,16 +141,16 @@ WEB = Study(
     "arXiv 1802.08802).",
     setting=f"Five tasks in a real Chromium, one of them with typing, in at most {LIMITS['max_turns']} turns; what "
     "cannot be done ends an episode. The policy reads the elements of the page with their ids, and imitates a scripted "
-    f"expert on {SHOWN_A_TASK} pages of each task. {HELD_OUT_A_TASK} other pages of each are held out, played "
-    f"{SAMPLES} times at temperature 1.",
+    f"expert on {SHOWN_A_TASK} pages of each task. {HELD_OUT_A_TASK} other pages of each are held out, played twice "
+    "at temperature 1.",
     equal=f"the starting model; RL is GRPO, {STEPS} steps of {PROMPTS} pages, of {TRAINING_A_TASK} a task, and 8 "
-    "episodes each, learning rate 5e-4.",
+    "episodes each, learning rate 1e-3.",
     base=merge(
         COMMON,
         {
             "tokenizer": None,
             "model": {"path": START},
-            "training": {"steps": STEPS, "prompts_per_step": PROMPTS, "learning_rate": 5e-4},
+            "training": {"steps": STEPS, "prompts_per_step": PROMPTS, "learning_rate": 1e-3},
         },
     ),
     arms=(
