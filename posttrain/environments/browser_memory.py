@@ -59,8 +59,8 @@ class RememberedBrowserEpisode:
 
     def step(self, action: str) -> Step:
         """As `BrowserEpisode.step`."""
-        *task, done = self._play
-        play: Play = (*task, (*done, action))  # type: ignore[assignment]
+        task, seed, done = self._play
+        play = (task, seed, (*done, action))
         known = self._memory.get(play)
         if isinstance(known, Step) and self._played is None:
             self._play = play

@@ -7,13 +7,13 @@ import base64
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import psutil
 import pytest
 
-from posttrain.environments import Environment, Episode, Guided, Observation, Step
+from posttrain.environments import Environment, Episode, Guided, Observation, Step, browser_memory
 from posttrain.environments.browser import browser
 from posttrain.environments.browser_experts import EXPERTS
 from posttrain.environments.browser_view import View
@@ -275,32 +275,65 @@ def test_without_chromium_its_package_is_named(monkeypatch: pytest.MonkeyPatch) 
         browser()
 
 
-def test_what_is_remembered_is_what_a_page_would_answer(pages: Environment) -> None:
-    from posttrain.environments.browser_memory import RememberedBrowserEpisode
-    from posttrain.environments.chromium import find_chromium
-
-    def remembered(*actions: str) -> tuple[RememberedBrowserEpisode, list[Observation | Step]]:
-        settings = {"chromium": find_chromium(None), "view": "compact", "reload_pages": False}
-        episode = RememberedBrowserEpisode(remember=100, **settings)
-        answers: list[Observation | Step] = [episode.reset({"task": "enter-text", "seed": 3}, 0)]
-        return episode, answers + [episode.step(action) for action in actions]
-
+def test_what_is_remembered_is_what_a_page_answers(pages: Environment) -> None:
     observation, plain = asyncio.run(start(pages, task="enter-text", seed=3))
-    fill = asyncio.run(plain.expert())  # type: ignore[attr-defined]
-    actions = [fill, "click('nothing')", "click('15')"]
+    assert isinstance(plain, Guided)
+    fill = asyncio.run(plain.expert())
     asyncio.run(plain.close())
-    steps = play(pages, *actions, task="enter-text", seed=3)
-    first, answers = remembered(*actions)
-    again, same = remembered(*actions)
-    assert answers == same == [observation, *steps]
-    assert steps[-1].solved
-    assert (first._played is None, again._played is None) == (False, True)
-    branch, other = remembered(fill, "click('14')", "click('15')")  # another way, which takes a page of its own
-    assert branch._played is not None and other[1] == steps[0] and isinstance(other[3], Step) and other[3].solved
-    begun, _ = remembered()
-    assert begun._played is None and begun.expert() == fill
-    for episode in (first, again, branch, begun):
+    assert fill is not None
+    ways = [[fill, "click('nothing')", "click('15')"], [fill, "click('14')", "click('15')"]]  # one leaves the other
+    expected = [play(pages, *actions, task="enter-text", seed=3) for actions in ways]
+    remembering = browser(view="compact", reload_pages=False, remember=100, processes=1, episodes_per_process=2)
+    try:
+        assert asyncio.run(start(remembering, task="enter-text", seed=3))[0] == observation
+        for actions, steps in [*zip(ways, expected, strict=True)] * 2:
+            assert play(remembering, *actions, task="enter-text", seed=3) == steps
+        assert all(steps[-1].solved for steps in expected)
+        begun, again = asyncio.run(start(remembering, task="enter-text", seed=3))
+        assert isinstance(again, Guided)
+        assert (begun, asyncio.run(again.expert())) == (observation, fill)
+    finally:
+        remembering.close()
+
+
+def test_what_a_group_does_alike_is_played_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[int] = []
+
+    class Page:
+        def __init__(self, **settings: Any) -> None:
+            self.seen: list[str] = []
+
+        def begin(self, columns: Mapping[str, Any], seed: int) -> None:
+            begun.append(columns["seed"])
+
+        def reset(self, columns: Mapping[str, Any], seed: int) -> Observation:
+            self.begin(columns, seed)
+            return Observation(state=str(columns["seed"]))
+
+        def again(self, actions: Sequence[str]) -> None:
+            self.seen += actions
+
+        def step(self, action: str) -> Step:
+            self.seen.append(action)
+            return Step(Observation(state="/".join(self.seen)), terminated=len(self.seen) == 2)
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(browser_memory, "BrowserEpisode", Page)
+
+    def states(seed: int, *actions: str) -> list[str]:
+        episode = browser_memory.RememberedBrowserEpisode(remember=6, page="fake")
+        first = episode.reset({"task": "click", "seed": seed}, 0)
+        found = [first.state, *(episode.step(action).observation.state for action in actions)]
         episode.close()
+        return found
+
+    assert states(1, "a", "b") == states(1, "a", "b") == ["1", "a", "a/b"] and begun == [1]
+    assert states(1, "a", "c") == ["1", "a", "a/c"] and begun == [1, 1]
+    assert states(2, "a") == ["2", "a"] and begun == [1, 1, 2]
+    assert states(3, "a", "b") == ["3", "a", "a/b"]  # the oldest answers are forgotten
+    assert states(1, "a", "b") == ["1", "a", "a/b"] and begun == [1, 1, 2, 3, 1]
 
 
 def test_remember_is_a_number(pages: Environment) -> None:
