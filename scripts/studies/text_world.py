@@ -93,7 +93,7 @@ START = Trained(
             "tokenizer": {"path": "bpe", "corpus": SHOWN, "vocabulary": 512},
             "algorithm": "sft",
             "demonstrations": {"path": SHOWN},
-            "training": {"steps": 500, "prompts_per_step": 48, "learning_rate": 3e-3, "schedule": "linear"},
+            "training": {"steps": 400, "prompts_per_step": 48, "learning_rate": 1.5e-3, "schedule": "linear"},
         },
     )
 )
