@@ -127,7 +127,8 @@ TEXT_WORLD = Study(
     setting=f"Coin collector, level 6, in at most {TURNS} turns; the policy sees the game's last two answers, each "
     f"with what can be done. It imitates TextWorld's own plans in {TRAINING} games in which {NOISE:.0%} of the turns "
     f"are left to chance, and is then trained in these games. {HELD_OUT} others are held out, played four times at "
-    "temperature 1.",
+    "temperature 1. A choice by chance of what can be done finds 1 % of their coins. Games of this level are "
+    "corridors: going on, and taking the coin, is what there is to learn.",
     equal=f"the starting model; RL is GiGPO, {STEPS} steps of 12 games and 8 episodes each, learning rate 5e-4.",
     base=merge(
         COMMON,
