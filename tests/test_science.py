@@ -27,6 +27,8 @@ NAMES = [
     "ui_s1",
     "reward_models",
     "token_model",
+    "text_world",
+    "web",
     "negotiation",
     "hindsight",
 ]
