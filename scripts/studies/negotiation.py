@@ -8,7 +8,7 @@ from studies.dialogues import Demonstrations, play, playing
 from studies.study import Arm, Claim, Figure, Figures, Finished, Study, Tree
 from studies.training import Trained
 
-STEPS = 50
+STEPS = 150
 DEMONSTRATIONS = Demonstrations(900)
 MODEL: Tree = {
     "config": {

@@ -16,7 +16,7 @@ from studies.study import Arm, Claim, Figure, Figures, Finished, Study, Tree
 from studies.tasks import FIRST_TUNING_SEED
 from studies.training import Trained, recipe_beside
 
-STEPS = 60
+STEPS = 90
 TURNS, LONGEST = 12, 40
 NOISE = 0.4
 TRAINING, HELD_OUT = 200, 100
