@@ -156,4 +156,6 @@ TEXT_WORLD = Study(
     },
     claims=(Claim("RL finds more coins than SFT", "found", "SFT, then RL", "SFT"),),
     measure=measured,
+    note="Settings were changed after the reported seeds had been seen: imitation at 3e-3 did not come down in one of "
+    "them, reinforcement at 1e-3 collapsed there, and after 60 steps the third had found 63 %.",
 )
