@@ -42,6 +42,14 @@ class Context:
                 shutil.rmtree(partial)
         return str(path)
 
+    def text(self, key: object, suffix: str, text: str) -> str:
+        """The file of `key` that holds `text`."""
+
+        def write(path: Path) -> None:
+            path.write_text(text)
+
+        return self.file(key, suffix, write)
+
     def resolve(self, tree: Any) -> Any:
         """The tree with every `Made` in it replaced by its path."""
         if isinstance(tree, dict):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from studies.context import merge
+from studies.agents import going_on
 from studies.dialogues import Regenerations
-from studies.negotiation import BASE, FIGURES, START, measured
+from studies.negotiation import FIGURES, START, measured
 from studies.study import Arm, Claim, Study, Tree
 
 STEPS = 80
@@ -31,7 +31,7 @@ HINDSIGHT = Study(
     "extracts its policy by advantage weights.",
     equal=f"the starting model, {STEPS} steps of 24 games at a learning rate of 1e-3; both kinds of learning on all "
     "dialogues see the same file.",
-    base=merge(BASE, {"training": {"steps": STEPS, "prompts_per_step": 24, "learning_rate": 1e-3}}),
+    base=going_on(START, steps=STEPS, prompts_per_step=24, learning_rate=1e-3),
     arms=(
         Arm("starting model", ()),
         Arm("SFT on all dialogues", (IMITATION | _on(ALL),)),

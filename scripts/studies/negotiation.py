@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from studies.common import COMMON
-from studies.context import merge
+from studies.agents import going_on, imitation
 from studies.dialogues import Demonstrations, play, playing
 from studies.study import Arm, Claim, Figure, Figures, Finished, Study, Tree
-from studies.training import Trained
 
 STEPS = 150
 DEMONSTRATIONS = Demonstrations(900)
@@ -23,21 +21,12 @@ MODEL: Tree = {
         "tie_word_embeddings": True,
     }
 }
-START = Trained(
-    merge(
-        COMMON,
-        {
-            "model": MODEL,
-            "tokenizer": {"path": "bpe", "corpus": DEMONSTRATIONS, "vocabulary": 512},
-            "algorithm": "sft",
-            "demonstrations": {"path": DEMONSTRATIONS},
-            "training": {"steps": 100, "prompts_per_step": 32, "learning_rate": 3e-3, "schedule": "linear"},
-        },
-    )
+START = imitation(
+    DEMONSTRATIONS,
+    512,
+    {"model": MODEL, "training": {"steps": 100, "prompts_per_step": 32, "learning_rate": 3e-3}},
 )
 """Imitates the plain negotiator."""
-
-BASE: Tree = merge(COMMON, {"tokenizer": None, "model": {"path": START}})
 
 
 def measured(run: Finished) -> Figures:
@@ -60,7 +49,7 @@ NEGOTIATION = Study(
     "game's seed, in at most four lines of its own; 14,800 points are the most, 5,000 the middle of every issue. The "
     "demonstrations are a plain negotiator's, near the middle. 300 games are held out, played at temperature 1.",
     equal=f"the starting model; RL is GRPO, {STEPS} steps of 4 games and 16 dialogues each, the reward the points.",
-    base=merge(BASE, {"training": {"steps": STEPS, "prompts_per_step": 4, "learning_rate": 1e-3}}),
+    base=going_on(START, steps=STEPS, prompts_per_step=4, learning_rate=1e-3),
     arms=(
         Arm("SFT", ()),
         Arm(

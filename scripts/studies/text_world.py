@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from posttrain.config.schema import EpisodeSettings
-from posttrain.curation.record import record
-from studies.common import COMMON
-from studies.context import Context, merge
+from studies.agents import Demonstrations, going_on, imitation
+from studies.context import Context
 from studies.measure import Asking, Loaded, pass_rate
 from studies.study import Arm, Claim, Figure, Figures, Finished, Study, Tree
 from studies.tasks import FIRST_TUNING_SEED
-from studies.training import Trained, recipe_beside
 
 STEPS = 90
 TURNS, LONGEST = 12, 40
@@ -29,19 +26,6 @@ GAME: Tree = {
     "instructions": "Find the coin.",
     "show_actions": True,
 }
-MODEL: Tree = {
-    "config": {
-        "model_type": "qwen3",
-        "hidden_size": 64,
-        "intermediate_size": 192,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 4,
-        "head_dim": 16,
-        "max_position_embeddings": 768,
-        "tie_word_embeddings": True,
-    }
-}
 
 
 @dataclass(frozen=True)
@@ -52,11 +36,7 @@ class Games:
         """The file, written where it is missing."""
         first = 1_000 * (1 + context.seed)
         rows = "".join(f'{{"prompt": "(seed {n})", "seed": {n}}}\n' for n in range(first, first + TRAINING))
-        return context.file(["games", first, TRAINING], "jsonl", lambda path: _write(path, rows))
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text)
+        return context.text(["games", first, TRAINING], "jsonl", rows)
 
 
 def playing(max_turns: int, **rollout: Any) -> Tree:
@@ -70,32 +50,13 @@ def playing(max_turns: int, **rollout: Any) -> Tree:
     }
 
 
-@dataclass(frozen=True)
-class Demonstrations:
-    """What TextWorld's expert plays in the training games when part of its turns is left to chance."""
-
-    def path(self, context: Context) -> str:
-        """The file, recorded where it is missing."""
-        tree = context.resolve(playing(LONGEST)) | {"model": {"path": "unread"}, "algorithm": "rloo"}
-        tree = tree | {"seed": context.seed}
-        return context.file(["demonstrations", tree, NOISE], "jsonl", lambda path: self._record(tree, path))
-
-    def _record(self, tree: Tree, path: Path) -> None:
-        record(recipe_beside(tree, path), TRAINING, path, NOISE)
-
-
-SHOWN = Demonstrations()
-START = Trained(
-    merge(
-        COMMON,
-        {
-            "model": MODEL,
-            "tokenizer": {"path": "bpe", "corpus": SHOWN, "vocabulary": 512},
-            "algorithm": "sft",
-            "demonstrations": {"path": SHOWN},
-            "training": {"steps": 400, "prompts_per_step": 48, "learning_rate": 1.5e-3, "schedule": "linear"},
-        },
-    )
+START = imitation(
+    Demonstrations(playing(LONGEST), TRAINING, NOISE),
+    512,
+    {
+        "model": {"config": {"max_position_embeddings": 768}},
+        "training": {"steps": 400, "prompts_per_step": 48, "learning_rate": 1.5e-3},
+    },
 )
 """Imitates the noisy expert."""
 
@@ -130,14 +91,7 @@ TEXT_WORLD = Study(
     "temperature 1. A choice by chance of what can be done finds 1 % of their coins. Games of this level are "
     "corridors: going on, and taking the coin, is what there is to learn.",
     equal=f"the starting model; RL is GiGPO, {STEPS} steps of 12 games and 8 episodes each, learning rate 5e-4.",
-    base=merge(
-        COMMON,
-        {
-            "tokenizer": None,
-            "model": {"path": START},
-            "training": {"steps": STEPS, "prompts_per_step": 12, "learning_rate": 5e-4},
-        },
-    ),
+    base=going_on(START, steps=STEPS, prompts_per_step=12, learning_rate=5e-4),
     arms=(
         Arm("SFT", ()),
         Arm(

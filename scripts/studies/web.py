@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from posttrain.config.schema import EpisodeSettings
-from posttrain.curation.record import record
-from studies.common import COMMON
-from studies.context import Context, merge
+from studies.agents import Demonstrations, going_on, imitation
+from studies.context import Context
 from studies.measure import Asking, Loaded
 from studies.study import Arm, Claim, Figure, Figures, Finished, Study, Tree
 from studies.tasks import FIRST_TUNING_SEED
-from studies.training import Trained, recipe_beside
 
 STEPS, PROMPTS = 40, 10
 TASKS = ("click-dialog-2", "click-tab", "click-widget", "enter-text", "focus-text-2")
@@ -30,20 +27,6 @@ BROWSER: Tree = {
 }
 LIMITS: Tree = {"max_turns": 3, "history_turns": 0, "invalid": "end"}
 MAX_TOKENS = 12
-MODEL: Tree = {
-    "config": {
-        "model_type": "qwen3",
-        "hidden_size": 64,
-        "intermediate_size": 192,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 4,
-        "head_dim": 16,
-        "max_position_embeddings": 512,
-        "tie_word_embeddings": True,
-        "initializer_range": 0.1,
-    }
-}
 
 
 @dataclass(frozen=True)
@@ -61,11 +44,7 @@ class Pages:
             for seed in range(first, first + self.size)
             for task in TASKS
         ]
-        return context.file(["pages", first, self.size, TASKS], "jsonl", lambda path: _write(path, "".join(rows)))
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text)
+        return context.text(["pages", first, self.size, TASKS], "jsonl", "".join(rows))
 
 
 def browsing(pages: Pages, **rollout: Any) -> Tree:
@@ -79,32 +58,14 @@ def browsing(pages: Pages, **rollout: Any) -> Tree:
     }
 
 
-@dataclass(frozen=True)
-class Demonstrations:
-    """What the environment's scripted expert does on a few pages of each task."""
-
-    def path(self, context: Context) -> str:
-        """The file, recorded where it is missing."""
-        tree = context.resolve(browsing(Pages(1_000, SHOWN_A_TASK)))
-        tree = tree | {"model": {"path": "unread"}, "algorithm": "rloo", "seed": context.seed}
-        return context.file(["demonstrations", tree], "jsonl", lambda path: self._record(tree, path))
-
-    def _record(self, tree: Tree, path: Path) -> None:
-        record(recipe_beside(tree, path), SHOWN_A_TASK * len(TASKS), path)
-
-
-SHOWN = Demonstrations()
-START = Trained(
-    merge(
-        COMMON,
-        {
-            "model": MODEL,
-            "tokenizer": {"path": "bpe", "corpus": SHOWN, "vocabulary": 1024},
-            "algorithm": {"name": "sft", "sequence_normalised": True},
-            "demonstrations": {"path": SHOWN},
-            "training": {"steps": 70, "prompts_per_step": 32, "learning_rate": 2e-3, "schedule": "linear"},
-        },
-    )
+START = imitation(
+    Demonstrations(browsing(Pages(1_000, SHOWN_A_TASK)), SHOWN_A_TASK * len(TASKS)),
+    1024,
+    {
+        "model": {"config": {"max_position_embeddings": 512, "initializer_range": 0.1}},
+        "algorithm": {"name": "sft", "sequence_normalised": True},
+        "training": {"steps": 70, "prompts_per_step": 32, "learning_rate": 2e-3},
+    },
 )
 """Imitates the expert."""
 
@@ -145,14 +106,7 @@ WEB = Study(
     "at temperature 1.",
     equal=f"the starting model; RL is GRPO, {STEPS} steps of {PROMPTS} pages, of {TRAINING_A_TASK} a task, and 8 "
     "episodes each, learning rate 1e-3.",
-    base=merge(
-        COMMON,
-        {
-            "tokenizer": None,
-            "model": {"path": START},
-            "training": {"steps": STEPS, "prompts_per_step": PROMPTS, "learning_rate": 1e-3},
-        },
-    ),
+    base=going_on(START, steps=STEPS, prompts_per_step=PROMPTS, learning_rate=1e-3),
     arms=(
         Arm("SFT", ()),
         Arm(
