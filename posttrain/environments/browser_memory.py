@@ -37,7 +37,9 @@ class Memory:
 class RememberedBrowserEpisode:
     """A `BrowserEpisode` that takes a page when something is done that was not done before (`processes.Playable`).
 
-    A task, its seed and the actions decide what a page answers. remember: how many answers a process keeps.
+    A task, its seed and the actions decide what a page answers. remember: how many answers a process keeps. The page is
+    given back where the episode seems to be over, which a page of the same task that nobody uses makes cheap: after the
+    task's end, and after what could not be done (an episode that goes on finds a page again).
     """
 
     def __init__(self, *, remember: int, **settings: Any) -> None:
@@ -68,6 +70,8 @@ class RememberedBrowserEpisode:
         answer = self._page().step(action)
         self._memory.keep(play, answer)
         self._play = play
+        if answer.terminated or answer.invalid is not None:
+            self.close()
         return answer
 
     def expert(self) -> str | None:
@@ -78,6 +82,7 @@ class RememberedBrowserEpisode:
         """Give the page back, where one was taken."""
         if self._played is not None:
             self._played.close()
+            self._played = None
 
     def _page(self) -> BrowserEpisode:
         """The episode in a page, brought to where this one is."""

@@ -336,6 +336,39 @@ def test_what_a_group_does_alike_is_played_once(monkeypatch: pytest.MonkeyPatch)
     assert states(1, "a", "b") == ["1", "a", "a/b"] and begun == [1, 1, 2, 3, 1]
 
 
+def test_a_page_is_free_when_an_episode_in_it_seems_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[str] = []
+
+    class Page:
+        def __init__(self, **settings: Any) -> None:
+            pass
+
+        def reset(self, columns: Mapping[str, Any], seed: int) -> Observation:
+            self.begin(columns, seed)
+            return Observation()
+
+        def begin(self, columns: Mapping[str, Any], seed: int) -> None:
+            log.append("begin")
+
+        def again(self, actions: Sequence[str]) -> None:
+            log.extend(actions)
+
+        def step(self, action: str) -> Step:
+            log.append(action)
+            return Step(Observation(), terminated=action == "end", invalid="no" if action == "bad" else None)
+
+        def close(self) -> None:
+            log.append("free")
+
+    monkeypatch.setattr(browser_memory, "BrowserEpisode", Page)
+    episode = browser_memory.RememberedBrowserEpisode(remember=10, page="another")
+    episode.reset({"task": "click", "seed": 1}, 0)
+    for action in ("good", "bad", "end"):
+        episode.step(action)
+    episode.close()
+    assert log == ["begin", "good", "bad", "free", "begin", "good", "bad", "end", "free"]
+
+
 def test_remember_is_a_number(pages: Environment) -> None:
     with pytest.raises(RecipeError, match="remember is -1"):
         browser(remember=-1)
