@@ -85,13 +85,19 @@ class Turn:
     pictures: Pictures = ()
 
     def added(self, before: Turn) -> tuple[int, ...]:
-        """The tokens of this prompt after those that it shares with all that `before` read and sampled.
+        """The tokens of this prompt that were not there when `before` was sampled: what an environment said in between.
 
-        They are what an environment said in between; where the template rewrites earlier turns, also what it rewrote.
+        Where the template rewrites the turn before, what it made of it comes first. Where the prompt begins otherwise
+        (`episode.history_turns`), they are what follows the completion, or the whole prompt without it.
         """
-        known = before.prompt_ids + before.completion_ids
-        differ = (i for i, (a, b) in enumerate(zip(known, self.prompt_ids, strict=False)) if a != b)
-        return self.prompt_ids[next(differ, min(len(known), len(self.prompt_ids))) :]
+        for known in (before.prompt_ids + before.completion_ids, before.prompt_ids):
+            if self.prompt_ids[: len(known)] == known:
+                return self.prompt_ids[len(known) :]
+        size = len(before.completion_ids)
+        ends = range(len(self.prompt_ids), size - 1, -1)
+        return self.prompt_ids[
+            next((end for end in ends if self.prompt_ids[end - size : end] == before.completion_ids), 0) :
+        ]
 
 
 @dataclass

@@ -117,7 +117,7 @@ def _turns(turns: tuple[Turn, ...], decode: Decode | None) -> list[Row]:
     """
     num_tokens = sum(len(turn.completion_ids) for turn in turns)
     before = [turn.prompt_ids[len(turn.prompt_ids) - turn.num_given :] for turn in turns[:1]]
-    before += [_read(last, turn) for last, turn in pairwise(turns)]
+    before += [turn.added(last) for last, turn in pairwise(turns)]
     shown: list[Row] = []
     start = 0
     for turn, said in zip(turns, before, strict=True):
@@ -136,12 +136,6 @@ def _turns(turns: tuple[Turn, ...], decode: Decode | None) -> list[Row]:
         )
         start += len(turn.completion_ids)
     return shown
-
-
-def _read(before: Turn, turn: Turn) -> tuple[int, ...]:
-    """What the policy read since the turn before, or all of it where it reads something else."""
-    known = before.prompt_ids + before.completion_ids
-    return turn.added(before) if turn.prompt_ids[: len(known)] == known else turn.prompt_ids
 
 
 def _without_cells(turn: Turn, said: tuple[int, ...]) -> tuple[int, ...]:

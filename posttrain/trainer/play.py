@@ -63,15 +63,9 @@ def episode_text(trajectory: Trajectory, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def answer(before: Turn, after: Turn, tokenizer: PreTrainedTokenizerBase) -> str:
-    """What the environment said between two turns, decoded from the tokens that the policy read.
-
-    Where the template or `episode.history_turns` rewrites earlier turns, it is what follows the former turn's text.
-    """
-    known = before.prompt_ids + before.completion_ids
-    added: str = tokenizer.decode(list(after.added(before)), skip_special_tokens=True)
-    if after.prompt_ids[: len(known)] != known and before.text:
-        added = added.rpartition(before.text)[2]
-    return added.strip()
+    """What the environment said between two turns, decoded from the tokens that the policy read (`Turn.added`)."""
+    said: str = tokenizer.decode(list(after.added(before)), skip_special_tokens=True)
+    return said.strip()
 
 
 def _label(number: int, turn: Turn) -> str:

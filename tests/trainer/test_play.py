@@ -22,7 +22,7 @@ def episode(history: int | None) -> Trajectory:
     talk = Conversation(ASK, history)
     turns: list[Turn] = []
     for said, reward, invalid, told in (
-        ("go", 0.0, None, "go to the hall"),
+        ("go", 0.0, None, "you can go to the hall"),
         ("fly", None, "No.", "No."),
         ("take", 1.0, None, ""),
     ):
@@ -44,7 +44,7 @@ def test_an_episode_reads_as_it_was_played() -> None:
         "user: [a] room",
         "turn 1  reward 0",
         "go",
-        "go to the hall",
+        "you can go to the hall",
         "turn 2  invalid: No.",
         "fly",
         "No.",
@@ -53,8 +53,9 @@ def test_an_episode_reads_as_it_was_played() -> None:
         "3 turns, 1 invalid, 12 tokens, stopped by stop; the environment ended it: solved",
     ]
     assert shown(episode(None)) == expected
-    dropped = shown(episode(0))  # each prompt drops what was said before
-    assert dropped[:5] == expected[:5] and "hall" in dropped[5] and dropped[6:] == expected[6:]
+    dropped = shown(episode(0))  # each prompt drops what was said before: all of it is what is read
+    assert dropped == [*expected[:5], "playyou can go to the hall", *expected[6:8], "playNo.", *expected[9:]]
+    assert shown(episode(1))[5:] == expected[5:]  # each prompt keeps one turn
 
 
 def test_a_single_answer_stays_short() -> None:
