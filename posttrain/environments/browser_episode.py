@@ -110,6 +110,16 @@ class BrowserEpisode:
             self._observe()
         return expert_action(self.name, self.goal, self._elements)
 
+    def lend(self) -> None:
+        """Let others have the page until `reclaim`."""
+        self._pages.give_back(self._running, self)
+
+    def reclaim(self) -> bool:
+        """Whether the page is as it was lent; if not, the episode has none."""
+        if not self._pages.reclaim(self._running, self):
+            self._page = None
+        return self._page is not None
+
     def close(self) -> None:
         """Give the page back."""
         if self._page is not None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -37,9 +38,9 @@ class Memory:
 class RememberedBrowserEpisode:
     """A `BrowserEpisode` that takes a page when something is done that was not done before (`processes.Playable`).
 
-    A task, its seed and the actions decide what a page answers. remember: how many answers a process keeps. The page is
-    given back where the episode seems to be over, which a page of the same task that nobody uses makes cheap: after the
-    task's end, and after what could not be done (an episode that goes on finds a page again).
+    A task, its seed and the actions decide what a page answers. remember: how many answers a process keeps. Between
+    calls the page is lent to others of the task, so that few pages serve many episodes; where one took it, the actions
+    so far are done again when the episode goes on.
     """
 
     def __init__(self, *, remember: int, **settings: Any) -> None:
@@ -56,6 +57,7 @@ class RememberedBrowserEpisode:
             return known
         self._played = BrowserEpisode(**self._settings)
         first = self._played.reset(columns, seed)
+        self._played.lend()
         self._memory.keep(self._play, first)
         return first
 
@@ -63,34 +65,37 @@ class RememberedBrowserEpisode:
         """As `BrowserEpisode.step`."""
         task, seed, done = self._play
         play = (task, seed, (*done, action))
-        known = self._memory.get(play)
-        if isinstance(known, Step) and self._played is None:
-            self._play = play
-            return known
-        answer = self._page().step(action)
-        self._memory.keep(play, answer)
+        answer = self._memory.get(play)
+        if isinstance(answer, Step):
+            self._played = None  # it stays behind
+        else:
+            with self._page() as page:
+                answer = page.step(action)
+            self._memory.keep(play, answer)
         self._play = play
-        if answer.terminated or answer.invalid is not None:
-            self.close()
         return answer
 
     def expert(self) -> str | None:
         """As `BrowserEpisode.expert`."""
-        return self._page().expert()
+        with self._page() as page:
+            return page.expert()
 
     def close(self) -> None:
-        """Give the page back, where one was taken."""
+        """Give the page back where a call failed; nothing else is held between calls."""
         if self._played is not None:
             self._played.close()
-            self._played = None
 
-    def _page(self) -> BrowserEpisode:
+    @contextmanager
+    def _page(self) -> Iterator[BrowserEpisode]:
         """The episode in a page, brought to where this one is."""
-        if self._played is None:
+        if self._played is None or not self._played.reclaim():
             self._played = BrowserEpisode(**self._settings)
             self._played.begin(self._columns, self._seed)
             self._played.again(self._play[2])
-        return self._played
+        try:
+            yield self._played
+        finally:
+            self._played.lend()
 
 
 @cache

@@ -18,6 +18,9 @@ _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable
 _ARGUMENTS = ["--disable-features=OverlayScrollbars", "--renderer-process-limit=1"]
 """Scrollbars stay visible in pictures; all pages share one renderer, which saves some 50 MB a page."""
 
+_WINDOWS = 8
+"""So many pages are opened before one that shows another address is led away from it, which costs more than a play."""
+
 
 def find_chromium(path: str | None = None) -> str:
     """The program: `path`, else the variable POSTTRAIN_CHROMIUM, else the first of the usual names on the path.
@@ -46,6 +49,7 @@ class Pages:
         self._browser: Browser | None = None
         self._idle: list[Page] = []
         self._crashed: set[Page] = set()
+        self._lent: dict[Page, object] = {}
 
     def take(self, url: str, width: int, height: int) -> Page:
         """A page of this size in CSS pixels, one that shows `url` if there is one that nobody uses.
@@ -53,22 +57,32 @@ class Pages:
         Chromium is started where it is not, or no longer, running.
         """
         if self._browser is None or not self._browser.is_connected():
-            self._browser, self._idle, self._crashed = _launch(self._program), [], set()
+            self._browser, self._idle, self._crashed, self._lent = _launch(self._program), [], set(), {}
         self._idle = [page for page in self._idle if self.usable(page)]
-        if self._idle:
-            page = next((page for page in self._idle if page.url == url), self._idle[0])
-            self._idle.remove(page)
-            if page.viewport_size != {"width": width, "height": height}:
-                page.set_viewport_size({"width": width, "height": height})
+        page = next((page for page in self._idle if page.url == url), None)
+        if (page is None and len(self._browser.contexts) < _WINDOWS) or not self._idle:
+            page = self._browser.new_context(viewport={"width": width, "height": height}).new_page()
+            page.on("crash", self._crash)
             return page
-        page = self._browser.new_context(viewport={"width": width, "height": height}).new_page()
-        page.on("crash", self._crash)
+        page = page or self._idle[0]
+        self._idle.remove(page)
+        self._lent.pop(page, None)
+        if page.viewport_size != {"width": width, "height": height}:
+            page.set_viewport_size({"width": width, "height": height})
         return page
 
-    def give_back(self, page: Page) -> None:
-        """Keep the page for a later episode, where it is usable."""
-        if self.usable(page):
+    def give_back(self, page: Page, lender: object = None) -> None:
+        """Keep the page for a later episode, where it is usable and not kept yet. lender: who may `reclaim` it."""
+        if self.usable(page) and page not in self._idle:
             self._idle.append(page)
+            self._lent[page] = lender
+
+    def reclaim(self, page: Page, lender: object) -> bool:
+        """Whether the page is the lender's again: nobody took it since."""
+        if page not in self._idle or self._lent.get(page) is not lender or not self.usable(page):
+            return False
+        self._idle.remove(page)
+        return True
 
     def usable(self, page: Page) -> bool:
         """Whether it is open, and Chromium is running."""

@@ -317,8 +317,11 @@ def test_what_a_group_does_alike_is_played_once(monkeypatch: pytest.MonkeyPatch)
             self.seen.append(action)
             return Step(Observation(state="/".join(self.seen)), terminated=len(self.seen) == 2)
 
-        def close(self) -> None:
+        def lend(self) -> None:
             pass
+
+        def reclaim(self) -> bool:
+            return True
 
     monkeypatch.setattr(browser_memory, "BrowserEpisode", Page)
 
@@ -336,37 +339,26 @@ def test_what_a_group_does_alike_is_played_once(monkeypatch: pytest.MonkeyPatch)
     assert states(1, "a", "b") == ["1", "a", "a/b"] and begun == [1, 1, 2, 3, 1]
 
 
-def test_a_page_is_free_when_an_episode_in_it_seems_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    log: list[str] = []
+def test_a_page_that_others_took_is_found_again(pages: Environment) -> None:
+    fill, wrong, send = "fill('14', 'nobody')", "click('14')", "click('15')"
+    expected = play(pages, fill, wrong, send, task="enter-text", seed=3)
+    remembering = browser(view="compact", reload_pages=False, remember=100, processes=1, episodes_per_process=12)
 
-    class Page:
-        def __init__(self, **settings: Any) -> None:
-            pass
+    async def side_by_side() -> list[Step]:
+        _, first = await start(remembering, task="enter-text", seed=3)
+        steps = [await first.step(fill)]
+        for seed in range(10):  # one page shows the task: each of these takes it
+            _, other = await start(remembering, task="enter-text", seed=seed + 20)
+            await other.step(wrong)
+            await other.close()
+            steps += [await first.step((wrong, send)[seed - 8])] if seed >= 8 else []
+        await first.close()
+        return steps
 
-        def reset(self, columns: Mapping[str, Any], seed: int) -> Observation:
-            self.begin(columns, seed)
-            return Observation()
-
-        def begin(self, columns: Mapping[str, Any], seed: int) -> None:
-            log.append("begin")
-
-        def again(self, actions: Sequence[str]) -> None:
-            log.extend(actions)
-
-        def step(self, action: str) -> Step:
-            log.append(action)
-            return Step(Observation(), terminated=action == "end", invalid="no" if action == "bad" else None)
-
-        def close(self) -> None:
-            log.append("free")
-
-    monkeypatch.setattr(browser_memory, "BrowserEpisode", Page)
-    episode = browser_memory.RememberedBrowserEpisode(remember=10, page="another")
-    episode.reset({"task": "click", "seed": 1}, 0)
-    for action in ("good", "bad", "end"):
-        episode.step(action)
-    episode.close()
-    assert log == ["begin", "good", "bad", "free", "begin", "good", "bad", "end", "free"]
+    try:
+        assert asyncio.run(side_by_side()) == expected
+    finally:
+        remembering.close()
 
 
 def test_remember_is_a_number(pages: Environment) -> None:
