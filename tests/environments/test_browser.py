@@ -320,6 +320,9 @@ def test_what_a_group_does_alike_is_played_once(monkeypatch: pytest.MonkeyPatch)
         def lend(self) -> None:
             pass
 
+        def close(self) -> None:
+            pass
+
         def reclaim(self) -> bool:
             return True
 
