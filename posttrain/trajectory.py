@@ -94,10 +94,9 @@ class Turn:
             if self.prompt_ids[: len(known)] == known:
                 return self.prompt_ids[len(known) :]
         size = len(before.completion_ids)
-        ends = range(len(self.prompt_ids), size - 1, -1)
-        return self.prompt_ids[
-            next((end for end in ends if self.prompt_ids[end - size : end] == before.completion_ids), 0) :
-        ]
+        ends = range(len(self.prompt_ids), size - 1, -1) if size else ()
+        follows = (end for end in ends if self.prompt_ids[end - size : end] == before.completion_ids)
+        return self.prompt_ids[next(follows, 0) :]
 
 
 @dataclass

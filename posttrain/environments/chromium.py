@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 VARIABLE = "POSTTRAIN_CHROMIUM"
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-_ARGUMENTS = ["--disable-features=OverlayScrollbars", "--renderer-process-limit=1"]
-"""Scrollbars stay visible in pictures; all pages share one renderer, which saves some 50 MB a page."""
+_ARGUMENTS = ["--disable-features=OverlayScrollbars"]
+"""Scrollbars stay visible in pictures."""
 
 _WINDOWS = 8
 """So many pages are opened before one that shows another address is led away from it, which costs more than a play."""

@@ -14,6 +14,7 @@ from rich.markup import escape
 from posttrain.config import Recipe
 from posttrain.errors import RecipeError
 from posttrain.picture import in_words
+from posttrain.trainer.traces import answer
 from posttrain.trajectory import EpisodeEnd, Prompt, Trajectory, Turn
 
 if TYPE_CHECKING:
@@ -60,12 +61,6 @@ def episode_text(trajectory: Trajectory, tokenizer: PreTrainedTokenizerBase) -> 
     lines.append(f"[dim]{_tail(trajectory)}[/dim]")
     lines += [f"[red]{escape(trajectory.error)}[/red]"] if trajectory.error else []
     return "\n".join(lines) + "\n"
-
-
-def answer(before: Turn, after: Turn, tokenizer: PreTrainedTokenizerBase) -> str:
-    """What the environment said between two turns, decoded from the tokens that the policy read (`Turn.added`)."""
-    said: str = tokenizer.decode(list(after.added(before)), skip_special_tokens=True)
-    return said.strip()
 
 
 def _label(number: int, turn: Turn) -> str:

@@ -7,7 +7,13 @@ from typing import Any
 
 from posttrain.picture import in_words
 from posttrain.trainer.step_data import Played
-from posttrain.trajectory import Message
+from posttrain.trajectory import Message, Turn
+
+
+def answer(before: Turn, after: Turn, tokenizer: Any) -> str:
+    """What the environment said between two turns, decoded from the tokens that the policy read (`Turn.added`)."""
+    said: str = tokenizer.decode(list(after.added(before)), skip_special_tokens=True)
+    return said.strip()
 
 
 def trace(played: Played, step: int, tokenizer: Any) -> Any:
@@ -18,7 +24,7 @@ def trace(played: Played, step: int, tokenizer: Any) -> Any:
     turns = trajectory.turns
     prompt = trajectory.prompt
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [_words(one) for one in prompt]
-    said = [tokenizer.decode(after.added(before), skip_special_tokens=True) for before, after in pairwise(turns)]
+    said = [answer(before, after, tokenizer) for before, after in pairwise(turns)]
     for number, turn in enumerate(turns):
         messages += [{"role": "user", "content": said[number - 1]}] if number else []
         messages.append({"role": "assistant", "content": turn.text})
