@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from posttrain.errors import DataError, did_you_mean
 _SPACE = " \t\n\r"
 _NOT_A_LIST = 'expected a list of rows, or {"data": [rows]} (a file of one object a line is a .jsonl file)'
 _FIELD_LIMIT_CHARACTERS = 1 << 30
+_ESCAPED = re.compile(r"\\u[dD][89a-fA-F]")
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+"""What JSON can escape and no UTF-8 text has, and so no tokenizer reads. JSON joins two halves."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ def _jsonl(path: Path) -> Iterator[Row]:
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
                 if text:
-                    yield _json_row(place, json.loads(text))
+                    yield _json_row(place, json.loads(text), _has_escapes(text))
             except UnicodeDecodeError as error:
                 yield Row(place, {}, f"not UTF-8 text: {error.reason} at byte {error.start}")
             except json.JSONDecodeError as error:
@@ -54,11 +58,11 @@ def _jsonl(path: Path) -> Iterator[Row]:
 def _json(path: Path) -> Iterator[Row]:
     try:
         text = path.read_text(encoding="utf-8-sig")
-        line, counted = 1, 0
+        line, counted, escaped = 1, 0, _has_escapes(text)
         for start, value in _json_list(text):
             line += text.count("\n", counted, start)
             counted = start
-            yield _json_row(f"{path}:{line}", value)
+            yield _json_row(f"{path}:{line}", value, escaped)
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from error
     except json.JSONDecodeError as error:
@@ -108,9 +112,18 @@ def _skip(text: str, position: int) -> int:
     return position
 
 
-def _json_row(place: str, value: Any) -> Row:
+def _has_escapes(text: str) -> bool:
+    """Whether JSON escapes a surrogate."""
+    return _ESCAPED.search(text) is not None
+
+
+def _json_row(place: str, value: Any, escaped: bool) -> Row:
+    """The row that `value` is, or what is wrong with it; `escaped` where it may have halves of characters."""
     if isinstance(value, dict):
-        return Row(place, value)
+        half = escaped and _HALF_CHARACTER.search(json.dumps(value, ensure_ascii=False))
+        if not half:
+            return Row(place, value)
+        return Row(place, {}, f"{half.group()!r} is half a character, a surrogate without its other: {excerpt(value)}")
     return Row(place, {}, f"a row must be an object of columns, got {type(value).__name__}: {excerpt(value)}")
 
 

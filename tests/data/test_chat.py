@@ -103,7 +103,7 @@ def test_byte_level_bpe_with_pad_as_eos(bpe: PreTrainedTokenizerBase) -> None:
     check_supervision([encoded], bpe, stop_token_ids(bpe))
 
 
-PLAIN = st.text(st.characters(exclude_characters="<"), max_size=8)
+PLAIN = st.text(st.characters(codec="utf-8", exclude_characters="<"), max_size=8)
 """Text without special tokens, such as <pad>, which a tokenizer takes for one token wherever it finds them."""
 
 

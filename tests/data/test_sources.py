@@ -70,6 +70,7 @@ def test_every_kind_of_file(tmp_path: Path, name: str) -> None:
         ('{"prompt": [{"role": "user"}], "completion": "a"}', "message 0 has neither content"),
         ('{"prompt": ["hi"], "completion": "a"}', "message 0 must be an object with role and content: 'hi'"),
         ('{"prompt": [], "completion": "a"}', "must be a list of messages, got []"),
+        (r'{"prompt": "\ud83d\ude00", "completion": "a\ud800"}', r"'\ud800' is half a character"),
     ],
 )
 def test_a_bad_row_is_named_or_skipped(tmp_path: Path, line: str, reason: str) -> None:

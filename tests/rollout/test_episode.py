@@ -145,6 +145,14 @@ def test_history(history: int | None, shown: list[str]) -> None:
     assert talk.encode(TOKENIZER).token_ids == encode_prompt(talk.messages, TOKENIZER)
 
 
+def test_half_a_character_is_told_as_a_browser_writes_it() -> None:
+    talk = Conversation((ASK,))
+    talk.start(Observation(told("a\ud83d \ud83d\ude00 \udc00")))
+    assert TOKENIZER.decode(talk.encode(TOKENIZER).token_ids)  # a tokenizer fails on the text as it was
+    (message,) = talk.messages
+    assert message == {"role": "user", "content": "a\ufffd \U0001f600 \ufffd"}
+
+
 def test_limits(engine: TransformersEngine) -> None:
     assert {one.end for one in play(engine, Rooms(), max_tokens=3, max_turns=2)} == {EpisodeEnd.TURNS}
     assert {one.end for one in play(engine, Rooms(), max_seconds=1e-9)} == {EpisodeEnd.SECONDS}
