@@ -21,6 +21,7 @@ def textworld(
     instructions: str | None = INSTRUCTIONS,
     max_turns: int = 50,
     history_turns: int | None = None,
+    listed_actions: bool = False,
     processes: int = 2,
     temperature: float = 0.0,
     top_p: float = 1.0,
@@ -28,7 +29,7 @@ def textworld(
 ) -> Benchmark:
     """Games `seed` to `seed` + `size` - 1, which training must not have played; settings as those of `text_game`.
 
-    max_turns, history_turns: as in a recipe's `episode`.
+    max_turns, history_turns: as in a recipe's `episode`; listed_actions: as in its `rollout`.
     """
     environment: dict[str, Any] = {
         "family": family,
@@ -44,6 +45,7 @@ def textworld(
         rewards=(RewardSpec("episode_success"),),
         environment=Named(name="text_game", **environment),
         episode=EpisodeSettings(max_turns=max_turns, history_turns=history_turns),
+        listed_actions=listed_actions,
         temperature=temperature,
         top_p=top_p,
         max_tokens=max_tokens,

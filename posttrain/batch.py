@@ -54,6 +54,7 @@ class TokenSequence:
     turn_index, turn_rewards, states: of each action token's turn its number in the trajectory (None: each run of
     actions is one), what it earned (None: the last turn earned the reward) and the name of the state it acted in;
     off_path: whether what follows that turn is not its consequence (None: it is everywhere);
+    allowed: the tokens that each action token was one of, none of them where it could be any (None: everywhere);
     targets, one per action token: what a reward model's scores should be there, nan where one is not known, or None
     where the token has no label; temperature at which the actions were sampled and are scored; group: sequences of one
     prompt share it; pair: the two sides of a preference share it; margin: by how much the preferred side should win;
@@ -77,6 +78,7 @@ class TokenSequence:
     turn_rewards: tuple[float, ...] | None = None
     states: tuple[str, ...] | None = None
     off_path: tuple[bool, ...] | None = None
+    allowed: tuple[tuple[int, ...], ...] | None = None
     targets: tuple[tuple[float, ...] | None, ...] | None = None
     temperature: float = 1.0
     weight: float = 1.0
@@ -113,7 +115,7 @@ class TokenSequence:
 
 PER_ACTION = (
     "behavior_logprobs", "old_logprobs", "reference_logprobs", "old_values", "turn_index", "turn_rewards", "states",
-    "off_path", "targets",
+    "off_path", "allowed", "targets",
 )  # fmt: skip
 """The fields of a sequence with one entry for each of its action tokens."""
 

@@ -76,9 +76,10 @@ class Rows:
     token; sequences that share a beginning may share predictors. action_ids [A]: the action tokens. temperatures [A]:
     the temperature each is scored at. branches: of a packed row (B = 1) what sees what, in the order of the columns;
     None for padded rows, where attention is plainly causal. action_index [A]: the flat position of each action token
-    itself; None where rows do not hold them all. pictures: the spans of placeholders, start being flat positions;
-    rotary_ids [3, B, T]: time, row and column of each token where there are some (`rotary_positions`). seen: what a
-    model's tower says of the images (`models.vision`).
+    itself; None where rows do not hold them all. allowed [A, K]: the tokens that each action was one of, -1 beyond
+    their number (-1 alone: any token); None where all could be any. pictures: the spans of placeholders, start being
+    flat positions; rotary_ids [3, B, T]: time, row and column of each token where there are some (`rotary_positions`).
+    seen: what a model's tower says of the images (`models.vision`).
     """
 
     input_ids: Tensor
@@ -88,6 +89,7 @@ class Rows:
     temperatures: Tensor
     branches: tuple[Branch, ...] | None = None
     action_index: Tensor | None = None
+    allowed: Tensor | None = None
     pictures: Pictures = ()
     rotary_ids: Tensor | None = None
     seen: Seen | None = None

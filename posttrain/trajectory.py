@@ -66,7 +66,7 @@ class Turn:
     screenshot, a picture of what the action was taken in, as a data URI, "" where none was kept.
     masked: the turn is context only, its tokens are not trained on. off_path: what follows is not its consequence,
     because the conversation went on with another action in its place. pictures: the spans of prompt_ids that are
-    images.
+    images. allowed: the tokens that each of completion_ids was one of (`rollout.listed_actions`); (): any.
     """
 
     prompt_ids: tuple[int, ...]
@@ -83,6 +83,7 @@ class Turn:
     screenshot: str = ""
     off_path: bool = False
     pictures: Pictures = ()
+    allowed: tuple[tuple[int, ...], ...] = ()
 
     def added(self, before: Turn) -> tuple[int, ...]:
         """The tokens of this prompt that were not there when `before` was sampled: what an environment said in between.

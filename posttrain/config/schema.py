@@ -261,6 +261,9 @@ class RolloutSettings(ServedSettings):
     token_truncate where max_staleness is above 0, the engine is vllm or dtype is below the trainer's, unless the
     algorithm corrects itself or ratios begin at the sampler.
 
+    listed_actions: a turn is one of the actions that the environment lists in its state, and no thought: other tokens
+    are masked where it is sampled and where its likelihood is computed (invalid action masking, arXiv 2006.14171).
+
     mode: where the sampler runs: colocated, in the trainer's process, or served (`ServedSettings`). memory_fraction:
     the share of the device's memory for vLLM's weights and cache (default: a cache of batch_tokens). max_model_len:
     vLLM's longest sequence (default: the model's window). sleep: what vLLM frees while the trainer updates, on CUDA: 0
@@ -287,6 +290,7 @@ class RolloutSettings(ServedSettings):
     correction: Literal["auto", Correction] = "auto"
     correction_cap: float = Field(default=2.0, gt=1)
     max_draws: PositiveInt = 1
+    listed_actions: bool = False
     batch_tokens: PositiveInt = 262_144
     attempts: PositiveInt = 2
     reward_workers: PositiveInt = 2

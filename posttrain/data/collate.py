@@ -49,6 +49,7 @@ def collate(sequences: Sequence[TokenSequence], *, layout: Layout = "shared", wh
         action_ids=_chosen([torch.tensor(sequence.token_ids) for sequence in sequences], masks),
         temperatures=temperatures.repeat_interleave(torch.stack([mask.sum() for mask in masks])),
         branches=branches,
+        allowed=_allowed(sequences),
         action_index=_chosen(columns, masks) if whole else None,
         pictures=pictures,
         rotary_ids=rotary_ids,
@@ -72,6 +73,15 @@ def _pictured(
             first = int(own[one.start])
             found[first] = one._replace(start=first)
     return tuple(found[first] for first in sorted(found)), rotary.view(3, *input_ids.shape)
+
+
+def _allowed(sequences: Sequence[TokenSequence]) -> Tensor | None:
+    """The tokens that each action was one of [A, K], -1 beyond their number; None where each could be any."""
+    if all(sequence.allowed is None for sequence in sequences):
+        return None
+    found = [one for own in sequences for one in own.allowed or ((),) * own.num_actions]
+    width = max(len(one) for one in found)
+    return torch.tensor([one + (-1,) * (width - len(one)) for one in found], dtype=torch.long)
 
 
 def _chosen(values: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:

@@ -52,6 +52,7 @@ def schema() -> Any:
         "masked": pa.bool_(),
         "screenshot": pa.string(),
         "off_path": pa.bool_(),
+        "allowed": pa.list_(pa.list_(pa.int32())),
         "pictures": pa.list_(pa.struct([(name, pa.int32()) for name in ("start", "height", "width", "image")])),
     }
     columns = {

@@ -23,7 +23,8 @@ class Benchmark:
     source: the prompts. partner: who plays the environment's other side (None: the environment itself). rewards: as in
     a recipe; an item is solved where the outcome reward reaches 1.0. max_tokens: of one completion. temperature 0 is
     greedy. samples: completions per item, more than one only where temperature is above 0. by: a column whose values
-    have rates of their own (`Evaluation.parts`). prepare: makes the item that is asked of the one that was read.
+    have rates of their own (`Evaluation.parts`). listed_actions: as a recipe's `rollout.listed_actions`. prepare: makes
+    the item that is asked of the one that was read.
     RecipeError where a number is out of range.
     """
 
@@ -39,6 +40,7 @@ class Benchmark:
     top_k: int = 0
     samples: int = 1
     by: str | None = None
+    listed_actions: bool = False
     prepare: Callable[[Example], Example] | None = None
 
     def __post_init__(self) -> None:

@@ -65,7 +65,16 @@ def evaluate(
     ends = stop_token_ids(tokenizer) if stop_ids is None else stop_ids
     environment = make_environment(benchmark.environment, benchmark.partner, Opened(engine, tokenizer, ends))
     sampling = _sampling(benchmark, ends)
-    collector = Collector(engine, environment, grader, tokenizer, sampling, attempts, limits=benchmark.episode)
+    collector = Collector(
+        engine,
+        environment,
+        grader,
+        tokenizer,
+        sampling,
+        attempts,
+        limits=benchmark.episode,
+        listed_actions=benchmark.listed_actions,
+    )
     play = partial(_play, collector, benchmark, seed, max_failure_rate, [])
     whole = on_progress is None and samples_file is None
     at_once = len(items) if whole else max(1, _SAMPLES_AT_ONCE // benchmark.samples)

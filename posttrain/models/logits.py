@@ -24,6 +24,11 @@ class LogitShape:
             logits.div_(self.softcap).tanh_().mul_(self.softcap)
         return logits
 
+    def of(self, logits: Tensor) -> Tensor:
+        """The shaped logits, differentiable."""
+        scaled = logits * self.scale
+        return scaled if self.softcap is None else self.softcap * torch.tanh(scaled / self.softcap)
+
     def backward(self, grad: Tensor, scaled: Tensor, temperature: Tensor) -> Tensor:
         """The gradient of the raw logits from that of the shaped ones, in place; scaled = shaped / temperature."""
         if self.softcap is not None:

@@ -19,6 +19,7 @@ from posttrain.models.critic import Critic
 from posttrain.models.divergence import Divergence, Scores, token_divergence
 from posttrain.models.head import DEFAULT_CHUNK_BYTES, token_logprobs
 from posttrain.models.logits import LogitShape
+from posttrain.models.restricted import restricted_logprobs
 from posttrain.models.shared_rows import hidden_states
 from posttrain.models.vision import see
 from posttrain.rows import Layout, Rows
@@ -86,12 +87,18 @@ class Policy(nn.Module):
         return self.critic is not None and self.critic.reading == "action"
 
     def forward(self, rows: Rows) -> Scored:
-        """Logprobs and entropies [A] of softmax(logits / temperature), in nats; float32, or float64 as the model is."""
+        """Logprobs and entropies [A] of softmax(logits / temperature), in nats; float32, or float64 as the model is.
+
+        Where an action was one of a few tokens, the softmax is over these.
+        """
         rows = see(self.model, rows)
         scores = action_scores(self.model, rows, self.shape, self.layout)
-        scored = token_logprobs(
-            *scores[:3], rows.action_ids, rows.temperatures, chunk_bytes=self.chunk_bytes, shape=self.shape
-        )
+        asked = (*scores[:3], rows.action_ids, rows.temperatures)
+        how_computed: Any = {"chunk_bytes": self.chunk_bytes, "shape": self.shape}
+        if rows.allowed is None:
+            scored = token_logprobs(*asked, **how_computed)
+        else:
+            scored = restricted_logprobs(*asked, rows.allowed, **how_computed)
         read = rows if rows.seen is None else replace(rows, seen=rows.seen.detached())
         values = None if self.critic is None else self.critic(read)
         if self.teacher is None or not torch.is_grad_enabled():

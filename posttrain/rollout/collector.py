@@ -13,8 +13,9 @@ from posttrain.config.schema import EpisodeSettings
 from posttrain.data.chat import encode_text
 from posttrain.data.examples import Example
 from posttrain.environments import Environment
-from posttrain.errors import TooManyFailuresError
+from posttrain.errors import RunError, TooManyFailuresError
 from posttrain.picture import Context
+from posttrain.rollout.choices import Choices
 from posttrain.rollout.engine import Completion, Engine, Request, Sampling, prompt_error
 from posttrain.rollout.episode import RunningEpisode, Slot
 from posttrain.rollout.resets import first_turn, given_tokens
@@ -42,7 +43,7 @@ class Collector:
     grader: None where nothing reads rewards. attempts: how often a trajectory is tried where the engine or the
     environment fails; after the last it is kept with its error, ungraded. Grading is not tried again: the same
     completion would fail the same way. reset_probability: of a rollout to start inside its example's demonstration.
-    limits: of episodes.
+    limits: of episodes. listed_actions: whether a turn must be one of the actions that the environment lists there.
     """
 
     engine: Engine
@@ -53,6 +54,7 @@ class Collector:
     attempts: int = 2
     reset_probability: float = 0.0
     limits: EpisodeSettings = field(default_factory=EpisodeSettings)
+    listed_actions: bool = False
 
     def collect(
         self,
@@ -135,7 +137,7 @@ class Collector:
         episodes = [episode for episode in episodes if not episode.ended]
         contexts = [prompts[id(episode)] for episode in episodes]
         requests = [
-            Request(context.token_ids, episode.turn_seed, context.pictures)
+            Request(context.token_ids, episode.turn_seed, context.pictures, self._choices(episode))
             for context, episode in zip(contexts, episodes, strict=True)
         ]
         if not requests:
@@ -154,9 +156,26 @@ class Collector:
         taken = zip(episodes, requests, completions, texts, strict=True)
         await asyncio.gather(*(one.take(asked, answer, text) for one, asked, answer, text in taken))
 
+    def _choices(self, episode: RunningEpisode) -> Choices:
+        """What the next completion must be one of: the listed actions, less what it begins with."""
+        if not self.listed_actions or episode.line is not None:
+            return ()
+        actions, given = episode.actions, len(episode.given)
+        if not actions and not episode.trajectory.turns:
+            raise RunError(
+                f"listed_actions: the environment lists no actions for {episode.trajectory.prompt_id}; allowed: an "
+                "environment that lists them, or listed_actions=false"
+            )
+        whole = dict.fromkeys(self._ids(action) for action in actions)
+        return tuple(one[given:] for one in whole if one[:given] == episode.given)
+
+    def _ids(self, line: str) -> tuple[int, ...]:
+        """A completion that says a line and ends there."""
+        return (*encode_text(line, self.tokenizer), *sorted(self.sampling.stop_token_ids)[:1])
+
     def _written(self, line: str) -> Completion:
         """A line that was not sampled, as a completion that ends there."""
-        ids = (*encode_text(line, self.tokenizer), *sorted(self.sampling.stop_token_ids)[:1])
+        ids = self._ids(line)
         return Completion(ids, (0.0,) * len(ids), StopReason.STOP, self.engine.policy_version)
 
     def _prompts(self, episodes: Sequence[RunningEpisode]) -> dict[int, Context]:

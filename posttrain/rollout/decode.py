@@ -20,6 +20,7 @@ from transformers.cache_utils import DynamicCache
 from posttrain.models.vision import inputs_of, see
 from posttrain.picture import Context, Pictures, moved, shift
 from posttrain.rollout.batching import chunks, distinct
+from posttrain.rollout.choices import Choices, following
 from posttrain.rollout.engine import Sampling
 from posttrain.rollout.kv_cache import BufferCache
 from posttrain.rollout.sampling import sample
@@ -45,11 +46,13 @@ def decode(
     uniform: Tensor,
     sampling: Sampling,
     guide: Any = None,
+    choices: Sequence[Choices] = (),
 ) -> Drawn:
     """Continue each prompt, with its pictures, until a stop token or its limit; sorted by length, and none empty.
 
     limits: tokens that each row may draw, at least 1. uniform [B, T]: each row's random numbers, T >= max(limits).
-    guide: a second model, whose logits are added to the first's. UserError for pictures where one reads none.
+    guide: a second model, whose logits are added to the first's. choices: of each prompt, what it is continued with one
+    of (as `Request.choices`); none of any: (). UserError for pictures where one reads none.
     """
     device, num_steps = model.device, max(limits)
     widths = torch.tensor([len(prompt.token_ids) for prompt in prompts], device=device)
@@ -72,6 +75,8 @@ def decode(
     padded = int(widths[0]) != width
 
     for step in range(num_steps):
+        if any(choices):
+            logits = _masked(logits, [choices[row] for row in rows.tolist()], tokens[rows, :step].tolist())
         token, logprob = sample(logits, uniform[rows, step], sampling)
         tokens[rows, step], logprobs[rows, step] = token, logprob
         counts[rows] += running
@@ -92,6 +97,18 @@ def decode(
         [row[:n] for row, n in zip(tokens.tolist(), lengths, strict=True)],
         [row[:n] for row, n in zip(logprobs.tolist(), lengths, strict=True)],
     )
+
+
+def _masked(logits: Tensor, choices: Sequence[Choices], drawn: Sequence[Sequence[int]]) -> Tensor:
+    """Logits [B, V] with -inf where no choice of a row goes on; a row without choices, or at their end, as it is."""
+    logits = logits.clone()
+    for row, (own, so_far) in enumerate(zip(choices, drawn, strict=True)):
+        allowed = following(own, so_far)
+        if allowed:
+            kept = logits[row, allowed]
+            logits[row] = -torch.inf
+            logits[row, allowed] = kept
+    return logits
 
 
 def _summed(logits: Iterator[Tensor]) -> Tensor:

@@ -100,6 +100,8 @@ class EndpointEngine:
         """One completion per request, in order; a request without an answer is that completion's error."""
         asked = []
         for request in requests:
+            if request.choices:
+                raise UserError(f"{self.endpoint.url}: an endpoint cannot be kept to listed actions")
             prompt, fields = self.tokenizer.request(request.prompt_ids)
             asked.append((prompt, fields | _fields(request, sampling)))
         with ThreadPoolExecutor(1) as thread:  # the collector's event loop is running in this one

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from posttrain.errors import UserError
 from posttrain.picture import Pictures
+from posttrain.rollout.choices import Choices
 from posttrain.trajectory import StopReason
 
 
@@ -42,12 +43,14 @@ class Sampling:
 class Request:
     """One completion to draw. The seed alone decides its draws, whatever it is batched with.
 
-    pictures: the spans of prompt_ids that are images.
+    pictures: the spans of prompt_ids that are images. choices: what it must be one of, as far as max_tokens reach;
+    other tokens are masked before temperature, top_k and top_p.
     """
 
     prompt_ids: tuple[int, ...]
     seed: int
     pictures: Pictures = ()
+    choices: Choices = ()
 
 
 @dataclass(frozen=True)

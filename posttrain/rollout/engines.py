@@ -61,6 +61,7 @@ def make_engine(
             memory_fraction=settings.memory_fraction,
             max_model_len=settings.max_model_len,
             sleep=settings.sleep,
+            with_choices=settings.listed_actions,
             device=device,
         )
     from posttrain.rollout.transformers_engine import TransformersEngine

@@ -11,6 +11,7 @@ from posttrain.config.schema import EpisodeSettings
 from posttrain.data.examples import Example
 from posttrain.environments import Environment, Episode, Step, TakesTurns, told
 from posttrain.errors import PosttrainError, RunError
+from posttrain.rollout.choices import allowed_tokens
 from posttrain.rollout.conversation import Conversation
 from posttrain.rollout.engine import Completion, Request
 from posttrain.rollout.seeds import derived_seed
@@ -35,7 +36,10 @@ class Slot:
 
 
 class RunningEpisode:
-    """The state of one attempt at a slot. `ended` once the environment or a limit ended it, or something failed."""
+    """The state of one attempt at a slot. `ended` once the environment or a limit ended it, or something failed.
+
+    actions: those that the environment lists where the policy is now.
+    """
 
     def __init__(
         self, slot: Slot, attempt: int, seed: int, temperature: float, limits: EpisodeSettings | None = None
@@ -52,6 +56,7 @@ class RunningEpisode:
         self.conversation = Conversation(slot.example.prompt, self.limits.history_turns)
         self._episode: Episode | None = None
         self._state = self._screenshot = ""
+        self.actions: tuple[str, ...] = ()
         self._began = time.monotonic()
 
     @property
@@ -87,6 +92,7 @@ class RunningEpisode:
             self.trajectory.prompt = observation.messages or self.trajectory.prompt
             self.conversation.start(observation)
             self._state, self._screenshot = observation.state, observation.info.get("screenshot", "")
+            self.actions = observation.actions
 
     async def take(self, request: Request, completion: Completion, text: str) -> None:
         """Record the completion of a request and ask the environment for its answer."""
@@ -104,6 +110,7 @@ class RunningEpisode:
             state=self._state,
             screenshot=self._screenshot,
             pictures=request.pictures,
+            allowed=self._allowed(request, completion),
         )
         before = self.trajectory.turns
         self.trajectory.turns += (turn,)
@@ -128,11 +135,12 @@ class RunningEpisode:
                 "allowed: conversations (set `chat: true` on the source, or let reset return messages)"
             )
         elif step.aside:
-            self.conversation.aside = step.aside
+            self.conversation.aside, self.actions = step.aside, ()
             return
         else:
             self.conversation.add(text if step.said is None else step.said, messages_of(step))
-        self._state = self._state if step.invalid is not None else step.observation.state
+        if step.invalid is None:
+            self._state, self.actions = step.observation.state, step.observation.actions
         self._screenshot = step.observation.info.get("screenshot", "")
 
     def end(self, end: EpisodeEnd, solved: bool | None = None) -> None:
@@ -146,6 +154,16 @@ class RunningEpisode:
         if self._episode is not None:
             episode, self._episode = self._episode, None
             await self._guarded(episode.close())
+
+    def _allowed(self, request: Request, completion: Completion) -> tuple[tuple[int, ...], ...]:
+        """What each token was one of; RunError where one was none of the request's choices."""
+        allowed = allowed_tokens(request.choices, completion.token_ids)
+        if request.choices and not allowed:
+            raise RunError(
+                "the sampler drew none of the actions that it was to choose from; allowed: a server that `posttrain "
+                "serve` has started for a recipe with rollout.listed_actions"
+            )
+        return allowed
 
     def _end(self, step: Step) -> EpisodeEnd | None:
         """Why the episode is over after this step, the environment's reasons before the limits'."""

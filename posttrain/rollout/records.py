@@ -67,6 +67,7 @@ def _turn_record(turn: Turn, images: dict[str, int]) -> Record:
     """A turn; its pictures as objects with the number of their image, which is added to `images` where it is new."""
     record: Record = {entry.name: getattr(turn, entry.name) for entry in fields(Turn)}
     lists: Record = {name: list(record[name]) for name in _TUPLES}
+    lists["allowed"] = [list(one) for one in turn.allowed]
     lists["pictures"] = [
         {
             "start": one.start,
@@ -80,11 +81,14 @@ def _turn_record(turn: Turn, images: dict[str, int]) -> Record:
 
 
 def _turn(record: Mapping[str, Any], images: Sequence[str]) -> Turn:
-    pictures = record.get("pictures") or ()  # what was written before there were any has none
-    values: Record = {entry.name: record[entry.name] for entry in fields(Turn) if entry.name != "pictures"}
+    pictures = record.get("pictures") or ()
+    values: Record = {entry.name: record[entry.name] for entry in fields(Turn) if entry.name not in _ADDED}
     tuples: Record = {name: tuple(values[name]) for name in _TUPLES}
+    tuples["allowed"] = tuple(tuple(one) for one in record.get("allowed") or ())
     tuples["pictures"] = tuple(Picture(**one | {"image": images[one["image"]]}) for one in pictures)
     return Turn(**values | tuples | {"stop_reason": StopReason(values["stop_reason"])})
 
 
+_ADDED = ("pictures", "allowed")
+"""What was written before there were any has none."""
 _TUPLES = ("prompt_ids", "completion_ids", "logprobs")

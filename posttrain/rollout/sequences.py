@@ -46,6 +46,7 @@ def _sequence(
     numbers: tuple[int, ...] = ()
     states: tuple[str, ...] = ()
     off_path: tuple[bool, ...] = ()
+    allowed: tuple[tuple[int, ...], ...] = ()
     for index, turn in turns:
         length = 0 if turn.masked else len(turn.completion_ids)
         mask += (False,) * (len(turn.prompt_ids) - len(ids)) + (not turn.masked,) * len(turn.completion_ids)
@@ -54,6 +55,7 @@ def _sequence(
         numbers += (index,) * length
         states += (turn.state,) * length
         off_path += (turn.off_path,) * length
+        allowed += (turn.allowed or ((),) * length)[:length]
     return TokenSequence(
         token_ids=ids,
         action_mask=mask,
@@ -68,6 +70,7 @@ def _sequence(
         turn_rewards=_rewards(numbers, trajectory),
         states=states if any(states) else None,
         off_path=off_path if any(off_path) else None,
+        allowed=allowed if any(allowed) else None,
         pictures=turns[-1][1].pictures,
     )
 

@@ -29,6 +29,7 @@ def flags(settings: RolloutSettings, config: Any, device: torch.device) -> list[
         window=window_of(config, settings.max_model_len),
         batch_tokens=settings.batch_tokens,
         memory_fraction=settings.memory_fraction,
+        with_choices=settings.listed_actions,
         on_cpu=device.type == "cpu",
     )
     arguments |= {
@@ -48,6 +49,8 @@ def _flag(name: str, value: Any) -> list[str]:
     spelled = name.replace("_", "-")
     if isinstance(value, bool):
         return [f"--{spelled}" if value else f"--no-{spelled}"]
+    if isinstance(value, list):
+        return [f"--{spelled}", *value]
     return [f"--{spelled}", str(value)]
 
 

@@ -88,7 +88,8 @@ class TransformersEngine:
         chosen = [requests[index] for index in batch.indices]
         numbers = uniforms([request.seed for request in chosen], max(batch.limits))
         prompts = [Context(request.prompt_ids, request.pictures) for request in chosen]
-        drawn = decode(self._model, prompts, batch.limits, numbers, sampling, self._guide)
+        choices = [request.choices for request in chosen]
+        drawn = decode(self._model, prompts, batch.limits, numbers, sampling, self._guide, choices)
         completions = []
         for ids, logprobs in zip(drawn.token_ids, drawn.logprobs, strict=True):
             if not all(logprob > float("-inf") for logprob in logprobs):

@@ -41,8 +41,9 @@ class VllmEngine:
     model: bare, as loaded. dtype: see `engine_dtype`. batch_tokens: tokens that its key-value cache holds.
     memory_fraction: where set, the share of the device's memory for weights and cache together, instead. max_model_len:
     the longest sequence (None: the model's window). sleep: what `release` frees on CUDA: 0 nothing, 1 the cache, with
-    the weights moved to the host, 2 both. UserError where a setting or the model does not fit; MissingDependencyError
-    where vLLM is not installed, or for a model that reads images torchvision.
+    the weights moved to the host, 2 both. with_choices: whether requests may have choices. UserError where a setting or
+    the model does not fit; MissingDependencyError where vLLM is not installed, or for a model that reads images
+    torchvision.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class VllmEngine:
         memory_fraction: float | None = None,
         max_model_len: int | None = None,
         sleep: int = 0,
+        with_choices: bool = False,
         device: torch.device | None = None,
     ) -> None:
         place = model.device if device is None else device
@@ -79,6 +81,7 @@ class VllmEngine:
             window=self._window,
             batch_tokens=batch_tokens,
             memory_fraction=memory_fraction,
+            with_choices=with_choices,
             on_cpu=place.type == "cpu",
         )
         arguments["distributed_executor_backend"] = "external_launcher" if _num_ranks() > 1 else "uni"

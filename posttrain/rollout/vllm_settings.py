@@ -12,6 +12,8 @@ from posttrain.rollout.engine import Request, Sampling
 
 _CPU_BLOCK_TOKENS = 32  # shared prompts are cached in such blocks; vLLM's 128 on CPU is longer than many a prompt
 _CPU_STEP_TOKENS = 8192
+CHOICES = "posttrain.rollout.vllm_choices:ChoicesProcessor"
+"""What masks tokens that a request's choices do not have; without it vLLM samples any."""
 
 
 def window_of(config: Any, max_model_len: int | None) -> int:
@@ -31,9 +33,12 @@ def engine_arguments(
     window: int,
     batch_tokens: int,
     memory_fraction: float | None = None,
+    with_choices: bool = False,
     on_cpu: bool,
 ) -> dict[str, Any]:
     """Arguments of vLLM's engine over a model of `config`; logprobs are those of the processed distribution.
+
+    with_choices: it takes requests with choices.
 
     Its weights are left as they come: the trainer's replace them before anything is sampled.
     """
@@ -47,6 +52,8 @@ def engine_arguments(
         "seed": 0,
         "disable_log_stats": True,
     }
+    if with_choices:
+        found["logits_processors"] = [CHOICES]
     if is_vision(config):
         # The numbers to normalise pixels with would be left as they come too, so pixels come normalised.
         found |= {"limit_mm_per_prompt": {"video": 0}, "skip_mm_profiling": on_cpu, "mm_device_do_normalize": False}
@@ -63,7 +70,8 @@ def engine_arguments(
 
 def sampling_fields(request: Request, sampling: Sampling, window: int) -> dict[str, Any]:
     """The fields of vLLM's SamplingParams for one completion."""
-    return {
+    choices = {"extra_args": {"choices": request.choices}} if request.choices else {}
+    return choices | {
         "max_tokens": min(sampling.max_tokens, window - len(request.prompt_ids)),
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,

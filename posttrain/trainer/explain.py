@@ -23,8 +23,8 @@ SHOWN = (
     "training.max_grad_norm", "training.tokens_per_microbatch", "training.mixed_precision", "training.max_length",
     "rollout.group_size", "rollout.updates", "rollout.max_staleness", "rollout.old_logprobs", "rollout.correction",
     "rollout.correction_cap", "rollout.max_tokens", "rollout.temperature",
-    "rollout.top_p", "rollout.top_k", "rollout.dtype", "critic.learning_rate", "critic.warmup_steps", "lora.rank",
-    "lora.alpha", "lora.dropout", "seed",
+    "rollout.top_p", "rollout.top_k", "rollout.listed_actions", "rollout.dtype", "critic.learning_rate",
+    "critic.warmup_steps", "lora.rank", "lora.alpha", "lora.dropout", "seed",
 )  # fmt: skip
 """The values beside the objective that the update's arithmetic depends on, as far as a recipe has and reads them."""
 

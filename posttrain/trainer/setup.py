@@ -217,6 +217,7 @@ def _collector(
         attempts=rollout.attempts,
         reset_probability=algorithm.plan.reset_probability,
         limits=recipe.episode,
+        listed_actions=rollout.listed_actions,
     )
 
 

@@ -16,10 +16,12 @@ from posttrain import catalog
 from posttrain.data.examples import Example
 from posttrain.environments import Environment, Guided
 from posttrain.evaluation.benchmark import Benchmark
-from posttrain.evaluation.runner import load_items, make_grader
+from posttrain.evaluation.runner import evaluate, load_items, make_grader
 from posttrain.rollout.engine import Completion, Request
 from posttrain.rollout.episode import RunningEpisode, Slot
+from posttrain.rollout.transformers_engine import TransformersEngine
 from posttrain.trajectory import StopReason, Trajectory
+from tests.tiny import tiny_model
 
 CLICK = {"action": "click", "coordinate": [100, 200]}
 RECORDING = {
@@ -117,3 +119,14 @@ def test_sampling_settings(name: str) -> None:
 def test_textworld_plays_games_that_training_does_not() -> None:
     benchmark = catalog.build("eval", "textworld", AGENTS["textworld"])
     assert [item.columns["seed"] for item in load_items(benchmark)] == [1_000_000, 1_000_001]
+
+
+def test_textworld_among_listed_actions() -> None:
+    """A model from scratch, which says nothing that a game understands, does only what can be done."""
+    benchmark = catalog.build("eval", "textworld", AGENTS["textworld"] | {"listed_actions": True, "temperature": 1.0})
+    model, tokenizer = tiny_model(max_position_embeddings=2048)
+    with make_grader(benchmark, workers=1) as grader:
+        found = evaluate(benchmark, TransformersEngine(model, dtype="float32"), tokenizer, grader)
+    verbs = {"go", "take", "drop", "look", "inventory", "examine"}
+    assert len(found.completions) == 2
+    assert all(one.error is None and one.completion.split()[0] in verbs for one in found.completions)

@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 def served(**settings: Any) -> RolloutSettings:
     """A recipe's rollout settings, served."""
-    kept = {"engine": "vllm", "mode": "served", "dtype": "float32", "batch_tokens": 16_384}
+    kept = {"engine": "vllm", "mode": "served", "dtype": "float32", "batch_tokens": 16_384, "listed_actions": True}
     return RolloutSettings.model_validate(kept | settings)
 
 

@@ -63,6 +63,12 @@ def test_what_is_asked_arrives_and_what_is_said_comes_back(server: OpenAIServer,
     assert engine.generate(requests, SAMPLING) == completions  # the seed decides the draws
 
 
+def test_it_cannot_be_kept_to_choices(engine: EndpointEngine) -> None:
+    asked = Request(encode_prompt("plain", engine.tokenizer), seed=1, choices=((1, 2),))
+    with pytest.raises(UserError, match="an endpoint cannot be kept to listed actions"):
+        engine.generate([asked], SAMPLING)
+
+
 def test_images_arrive_with_their_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, KEY)
     server = OpenAIServer(*tiny_vision())

@@ -41,7 +41,7 @@ def transformers_engine(model: Any, **settings: Any) -> Engine:
 def vllm_engine(model: Any, **settings: Any) -> Engine:
     from posttrain.rollout.vllm_engine import VllmEngine
 
-    return VllmEngine(model, **{"dtype": "float32", "batch_tokens": 16_384, **settings})
+    return VllmEngine(model, **{"dtype": "float32", "batch_tokens": 16_384, "with_choices": True, **settings})
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +166,44 @@ def test_truncation_renormalises(engine: Engine, model: Any) -> None:
         full = logprobs_of(model, asked.prompt_ids + completion.token_ids)[len(asked.prompt_ids) - 1 :].exp()
         taken_p = full.gather(-1, torch.tensor(completion.token_ids)[:, None])
         assert (full.where(full > taken_p, 0).sum(-1) < 0.3 + 1e-4).all(), "tokens outside of the nucleus are not drawn"
+
+
+CHOICES = ((9, 10, 1), (9, 11, 12, 1), (9, 10, 13, 1), (20, 1))
+
+
+def test_a_completion_is_one_of_the_choices(engine: Engine, model: Any) -> None:
+    """Token by token, tokens of no choice are masked; what is left is renormalised, then truncated."""
+    free = ragged(8, samples=6)
+    requests = [replace(asked, choices=CHOICES) if number % 3 else asked for number, asked in enumerate(free)]
+    found = engine.generate(requests, replace(PLAIN, temperature=0.8))
+    drawn = set()
+    for asked, completion in zip(requests, found, strict=True):
+        full = logprobs_of(model, asked.prompt_ids + completion.token_ids, 0.8)[len(asked.prompt_ids) - 1 :]
+        for place, token in enumerate(completion.token_ids):
+            begun = [one for one in asked.choices if one[:place] == completion.token_ids[:place]]
+            if begun:
+                kept = torch.tensor(sorted({one[place] for one in begun}))
+                expected = full[place, token] - full[place, kept].logsumexp(0)
+            else:
+                expected = full[place, token]
+            assert abs(completion.logprobs[place] - float(expected)) < 1e-4
+        if asked.choices:
+            assert completion.token_ids in CHOICES and completion.stop_reason is StopReason.STOP
+            drawn.add(completion.token_ids)
+    assert len(drawn) > 1
+    for asked, completion in zip(free, engine.generate(free, replace(PLAIN, temperature=0.8)), strict=True):
+        if asked in requests:
+            assert completion == found[requests.index(asked)], "requests without choices are as they were"
+
+
+def test_choices_are_cut_off_and_taken_greedily(engine: Engine, model: Any) -> None:
+    requests = [replace(asked, choices=CHOICES) for asked in ragged(8)]
+    for completion in engine.generate(requests, replace(PLAIN, max_tokens=1)):
+        assert completion.token_ids in ((9,), (20,)) and completion.stop_reason is StopReason.LENGTH
+    for asked, completion in zip(requests, engine.generate(requests, GREEDY), strict=True):
+        full = logprobs_of(model, (*asked.prompt_ids, 0))[-1]
+        if abs(full[9] - full[20]) > 1e-4:
+            assert completion.token_ids[0] == (9 if full[9] > full[20] else 20)
 
 
 def test_a_completion_ends_with_a_stop_token_or_at_max_tokens(engine: Engine) -> None:

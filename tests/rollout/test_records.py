@@ -19,7 +19,16 @@ def trajectory(prompt: Prompt = CONVERSATION, seed: int = 0) -> Trajectory:
     """Two turns whose logprobs use every bit of a double, and every field set."""
     draws = np.random.default_rng(seed)
     logprobs = tuple(draws.normal(size=5).tolist())
-    first = Turn((1, 2, 3), (4, 150_000), logprobs[:2], StopReason.STOP, 7, "4 \U0001f600 \udc80", num_given=1)
+    first = Turn(
+        (1, 2, 3),
+        (4, 150_000),
+        logprobs[:2],
+        StopReason.STOP,
+        7,
+        "4 \U0001f600 \udc80",
+        num_given=1,
+        allowed=((4, 5), (150_000,)),
+    )
     second = Turn((1, 2, 3, 4, 150_000, 9), (8, 8, 2), logprobs[2:], StopReason.LENGTH, 8, "")
     return Trajectory(
         "gsm8k#3",
