@@ -26,6 +26,7 @@ from posttrain.models.policy import Policy
 from posttrain.models.quantised import plain
 from posttrain.models.scorer import Scorer, pad_apart
 from posttrain.models.tokenizer import load_tokenizer
+from posttrain.models.vision import repeat_exactly
 from posttrain.reward import Grader, RewardSpec
 from posttrain.rollout.collector import Collector
 from posttrain.rollout.engine import Engine, Sampling
@@ -68,6 +69,8 @@ def build(recipe: Recipe, output: Path, stack: ExitStack, say: Callable[[str], N
     show_supervised(data, algorithm, tokenizer, stop_ids, say)
     accelerator = make_accelerator(recipe.training, recipe.tracking, output)
     accelerator.init_trackers(recipe.tracking.project)
+    if accelerator.device.type == "cuda" and getattr(model, "images", None) is not None:
+        repeat_exactly()
     rollouts = Source.ROLLOUTS in algorithm.sources
     samples = rollouts or held_out.selects is not None
     placed = recipe.rollout, plain(model) if samples else model, accelerator.device
