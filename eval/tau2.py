@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from posttrain.config.schema import EpisodeSettings, Named, PartnerSettings, SourceSettings
+from posttrain.environments.tau2_domains import Domain
 from posttrain.evaluation.benchmark import Benchmark
 from posttrain.reward import RewardSpec
 
-DOING_NOTHING = {"airline": (19, 50), "retail": (7, 114)}
+DOING_NOTHING: dict[Domain, tuple[int, int]] = {"airline": (19, 50), "retail": (7, 114), "telecom": (0, 114)}
 """Tasks that an agent solves which says one sentence and calls no tool, of how many: report scores next to it."""
 
 
 def tau2(
     *,
-    domain: Literal["airline", "retail"] = "airline",
+    domain: Domain = "airline",
     first: int = 0,
     size: int | None = None,
     user: str | None = None,

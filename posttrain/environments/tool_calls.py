@@ -139,7 +139,7 @@ class Toolbox:
 
         A function that raises is answered with {"error": ...}, as in TRL; the calls after it are carried out.
         """
-        calls = [typed(call, self._parameters(call.name)) for call in calls]
+        calls = [self.typed(call) for call in calls]
         mistake = next((found for call in calls if (found := self._mistake(call)) is not None), None)
         if mistake is not None:
             return Answered(tuple(_message(call.name, str({"error": mistake})) for call in calls), mistake)
@@ -150,6 +150,10 @@ class Toolbox:
         )
         errors = [error for _, error in results]
         return Answered(messages, errors[0] if errors and all(error is not None for error in errors) else None)
+
+    def typed(self, call: ToolCall) -> ToolCall:
+        """The call with arguments of JSON's types."""
+        return typed(call, self._parameters(call.name))
 
     def _mistake(self, call: ToolCall) -> str | None:
         from jsonschema import Draft202012Validator

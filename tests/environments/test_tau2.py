@@ -1,17 +1,20 @@
-"""tau2 airline: the task's own actions solve it, idleness solves what asks for nothing, the user may be a partner."""
+"""tau2: the task's own actions solve it, idleness solves what asks for nothing, the user may be a partner."""
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
 
 from posttrain.environments.tau2 import Service, tau2
+from posttrain.environments.tau2_domains import tasks_of
 from posttrain.environments.tool_calls import ToolCall, parse_tool_calls, write_call
 
 
-def opened(seed: int, *, scripted: bool = True) -> tuple[Service, Any]:
-    service = Service(domain="airline", scripted=scripted)
+def opened(seed: int, *, scripted: bool = True, domain: Any = "airline") -> tuple[Service, Any]:
+    service = Service(domain=domain, scripted=scripted)
     return service, service.reset({"seed": seed}, 0)
 
 
@@ -25,9 +28,7 @@ def expert(service: Service) -> Any:
 
 @pytest.fixture(scope="module")
 def tasks() -> list[Any]:
-    from posttrain.environments.tau2 import _tasks
-
-    found = _tasks("airline")
+    found = tasks_of("airline")
     assert len(found) == 50
     return found
 
@@ -56,12 +57,12 @@ def test_tools_answer_and_each_conversation_has_its_own_database(tasks: list[Any
     names = [schema["function"]["name"] for schema in opening.tools]
     assert {"cancel_reservation", "get_user_details"} <= set(names)
     assert opening.messages[0]["role"] == "system" and "<policy>" in opening.messages[0]["content"]
-    reservation = next(iter(service.tools.db.reservations))
+    reservation = next(iter(service.desk.tools.db.reservations))
     call = write_call(ToolCall("cancel_reservation", {"reservation_id": reservation}))
     step = service.step(call)
     assert step.observation.messages[0]["role"] == "tool" and step.invalid is None and not step.terminated
-    assert service.tools.db.reservations[reservation].status == "cancelled"
-    assert opened(0)[0].tools.db.reservations[reservation].status != "cancelled"
+    assert service.desk.tools.db.reservations[reservation].status == "cancelled"
+    assert opened(0)[0].desk.tools.db.reservations[reservation].status != "cancelled"
     bad = service.step(write_call(ToolCall("cancel_reservation", {"id": reservation})))
     assert bad.invalid is not None and not bad.terminated
     assert service.step("<tool_call>{").invalid is not None
@@ -93,3 +94,64 @@ def test_the_environment_has_another_side() -> None:
     from posttrain.environments.speaker import TwoSided
 
     assert isinstance(tau2(), TwoSided)
+
+
+def test_the_data_goes_with_its_conversation(tasks: list[Any]) -> None:
+    seed = next(i for i, task in enumerate(tasks) if changes(task))
+    service, _ = opened(seed)
+    data = weakref.ref(service.desk.tools.db)
+    assert expert(service).solved
+    service.close()
+    gc.collect()
+    assert data() is None
+
+
+PHONE = "Please use this on your phone: {}"
+
+
+def telecom(kind: str) -> int:
+    """The first telecom task with an action of this kind of the user's."""
+    return next(i for i, task in enumerate(tasks_of("telecom")) if kind in {one.name for one in actions(task)})
+
+
+def test_telecom_is_solved_by_both_and_by_nobody_alone() -> None:
+    assert len(tasks_of("telecom")) == 114
+    for seed in (telecom("toggle_airplane_mode"), telecom("make_payment"), telecom("transfer_to_human_agents")):
+        assert expert(opened(seed, domain="telecom")[0]).solved is True
+        assert opened(seed, domain="telecom")[0].step("I do not know.").solved is False
+        alone, _ = opened(seed, domain="telecom")
+        for action in actions(alone.task):
+            if action.requestor == "assistant":
+                alone.step(write_call(ToolCall(action.name, action.arguments)))
+        both = any(action.requestor == "user" for action in actions(alone.task))
+        assert alone.step("It is done.").solved is not both
+
+
+def test_the_script_uses_the_tools_that_it_is_asked_to() -> None:
+    service, opening = opened(telecom("set_network_mode_preference"), domain="telecom")
+    names = {schema["function"]["name"] for schema in opening.tools}
+    assert "refuel_data" in names and "set_network_mode_preference" not in names, "the phone is the user's"
+    found = service.step("check_network_mode_preference, please, and run_speed_test.")
+    (answer,) = found.observation.messages
+    assert answer["role"] == "user" and "2g_only" in answer["content"] and "run_speed_test: " in answer["content"]
+    service.step(PHONE.format('set_network_mode_preference {"mode": "4g_only"}'))
+    assert "4g_only" in service.step("check_network_mode_preference {").observation.messages[0]["content"]
+    bad = service.step(PHONE.format('set_network_mode_preference {"speed": 1}'))
+    assert "error" in bad.observation.messages[0]["content"] and not bad.terminated
+    assert service.step(write_call(ToolCall("run_speed_test", {}))).invalid is not None, "it is not the agent's"
+
+
+def test_a_partner_uses_its_phone_before_it_answers() -> None:
+    service, opening = opened(telecom("set_network_mode_preference"), domain="telecom", scripted=False)
+    assert '"set_network_mode_preference"' in opening.info["partner"][0]["content"]
+    assert service.step("Hello.").observation.info["speaks"] == "policy"
+    assert service.step("What does it show?").observation.info["speaks"] == "partner"
+    call = write_call(ToolCall("check_network_mode_preference", {}))
+    seen = service.step(call)
+    assert seen.observation.info["speaks"] == "partner" and "2g_only" in seen.observation.messages[0]["content"]
+    assert "not closed" in service.step("<tool_call>{").observation.messages[0]["content"]
+    assert service.step("It says 2g_only.").observation.info["speaks"] == "policy"
+    service.step("And now?")
+    for _ in range(20):
+        assert not service.step(call).terminated
+    assert service.step(call).terminated, "nobody waits for ever"
