@@ -26,5 +26,8 @@ class ChoicesProcessor(AdapterLogitsProcessor):  # type: ignore[misc]
 
 
 def _masked(choices: list[list[int]], drawn: list[int], logits: Tensor) -> Tensor:
-    at = torch.tensor(following(choices, drawn), device=logits.device)
+    allowed = following(choices, drawn)
+    if not allowed:  # no choice goes on: what is drawn now is not read
+        return logits
+    at = torch.tensor(allowed, device=logits.device)
     return torch.full_like(logits, -torch.inf).index_copy_(0, at, logits[at])
