@@ -14,7 +14,7 @@ from studies.measure import Asking, Loaded
 from studies.study import Arm, Claim, Figure, Figures, Finished, Study, Tree
 from studies.tasks import FIRST_TUNING_SEED
 
-STEPS, PROMPTS = 40, 10
+STEPS, PROMPTS = 120, 20
 TASKS = ("click-dialog-2", "click-tab", "click-widget", "enter-text", "focus-text-2")
 SHOWN_A_TASK, TRAINING_A_TASK, HELD_OUT_A_TASK, SAMPLES = 24, 40, 20, 2
 BROWSER: Tree = {
@@ -64,7 +64,7 @@ START = imitation(
     {
         "model": {"config": {"max_position_embeddings": 512, "initializer_range": 0.1}},
         "algorithm": {"name": "sft", "sequence_normalised": True},
-        "training": {"steps": 70, "prompts_per_step": 32, "learning_rate": 2e-3},
+        "training": {"steps": 60, "prompts_per_step": 32, "learning_rate": 2e-3},
     },
 )
 """Imitates the expert."""
@@ -105,14 +105,14 @@ WEB = Study(
     f"expert on {SHOWN_A_TASK} pages of each task. {HELD_OUT_A_TASK} other pages of each are held out, played twice "
     "at temperature 1.",
     equal=f"the starting model; RL is GRPO, {STEPS} steps of {PROMPTS} pages, of {TRAINING_A_TASK} a task, and 8 "
-    "episodes each, learning rate 1e-3.",
-    base=going_on(START, steps=STEPS, prompts_per_step=PROMPTS, learning_rate=1e-3),
+    "episodes each, learning rate 1e-3 down to 0.",
+    base=going_on(START, steps=STEPS, prompts_per_step=PROMPTS, learning_rate=1e-3, schedule="linear"),
     arms=(
         Arm("SFT", ()),
         Arm(
             "SFT, then RL",
             (
-                {"algorithm": {"name": "grpo", "kl_weight": 0.0}, "tracking": {"trajectories": "none"}}
+                {"algorithm": {"name": "grpo", "kl_weight": 0.03}, "tracking": {"trajectories": "none"}}
                 | browsing(Pages(2_000, TRAINING_A_TASK), group_size=8),
             ),
         ),
