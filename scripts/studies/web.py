@@ -105,7 +105,7 @@ WEB = Study(
     f"expert on {SHOWN_A_TASK} pages of each task. {HELD_OUT_A_TASK} other pages of each are held out, played twice "
     "at temperature 1.",
     equal=f"the starting model; RL is GRPO, {STEPS} steps of {PROMPTS} pages, of {TRAINING_A_TASK} a task, and 8 "
-    "episodes each, learning rate 1e-3 down to 0.",
+    "episodes each, learning rate 1e-3 down to 0, KL weight 0.03.",
     base=going_on(START, steps=STEPS, prompts_per_step=PROMPTS, learning_rate=1e-3, schedule="linear"),
     arms=(
         Arm("SFT", ()),
@@ -125,4 +125,7 @@ WEB = Study(
         *(Claim(f"RL solves more of {task} than SFT", task, "SFT, then RL", "SFT") for task in TASKS),
     ),
     measure=measured,
+    note="Settings were chosen after the reported seeds had been seen. With imitation of 70 steps SFT solved 34.5%, and "
+    "without the KL term RL 61.3%: a task in which every episode of a page ended alike stayed there, click-tab at 40% in "
+    "one seed of three.",
 )
