@@ -125,7 +125,7 @@ WEB = Study(
         *(Claim(f"RL solves more of {task} than SFT", task, "SFT, then RL", "SFT") for task in TASKS),
     ),
     measure=measured,
-    note="Settings were chosen after the reported seeds had been seen. With imitation of 70 steps SFT solved 34.5%, and "
-    "without the KL term RL 61.3%: a task in which every episode of a page ended alike stayed there, click-tab at 40% in "
-    "one seed of three.",
+    note="Settings were chosen after the reported seeds had been seen. With imitation of 70 steps SFT solved 34.5%, "
+    "and without the KL term RL 61.3%: a task in which every episode of a page ended alike stayed there, click-tab at "
+    "40% in one seed of three.",
 )
