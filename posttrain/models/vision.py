@@ -115,11 +115,13 @@ def see(model: Any, rows: Rows) -> Rows:
     return replace(rows, seen=_features(model, reader, images))
 
 
-def repeat_exactly() -> None:
-    """Have CUDA sum in one order, which kernels that models with a tower use do not of themselves.
+def repeat_exactly(model: Any, device: torch.device) -> None:
+    """Where `model` has a tower, have CUDA sum in one order, which kernels that it uses do not of themselves.
 
     Without it a run that goes on after a stop differs in its last bits from one that was not stopped.
     """
+    if device.type != "cuda" or getattr(model, "images", None) is None:
+        return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

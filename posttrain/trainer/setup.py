@@ -69,8 +69,6 @@ def build(recipe: Recipe, output: Path, stack: ExitStack, say: Callable[[str], N
     show_supervised(data, algorithm, tokenizer, stop_ids, say)
     accelerator = make_accelerator(recipe.training, recipe.tracking, output)
     accelerator.init_trackers(recipe.tracking.project)
-    if accelerator.device.type == "cuda" and getattr(model, "images", None) is not None:
-        repeat_exactly()
     rollouts = Source.ROLLOUTS in algorithm.sources
     samples = rollouts or held_out.selects is not None
     placed = recipe.rollout, plain(model) if samples else model, accelerator.device
@@ -151,6 +149,7 @@ def _updater(recipe: Recipe, algorithm: Algorithm, policy: Policy | Scorer, acce
     training = recipe.training
     if recipe.model.activation_offload:
         offload_activations(policy)
+    repeat_exactly(policy.model, accelerator.device)
     if policy.teacher is not None:
         policy.teacher.model.to(accelerator.device)
     prepared, optimizer = prepare(accelerator, policy, make_optimizer(policy, training, recipe.critic))
