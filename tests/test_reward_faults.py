@@ -186,10 +186,11 @@ def test_an_interrupted_grading_leaves_a_usable_grader(grader: Grader) -> None:
 
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
 from posttrain.reward import Grader, RewardSpec
 from posttrain.trajectory import StopReason, Trajectory, Turn
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what was started in the background ignores it
 grader = Grader([RewardSpec("faulty")], workers=2, deadline_seconds=1.0)
 turn = lambda text: Turn((1,), (2,), (-0.5,), StopReason.STOP, 0, text)
 trajectories = [Trajectory("p", 0, "q", {}, (turn(text),)) for text in sys.argv[1].split(",")]
