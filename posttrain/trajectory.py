@@ -24,6 +24,10 @@ Prompt = str | tuple[Message, ...]
 """Plain text (tokenised as it is) or a conversation (rendered with the tokenizer's chat template)."""
 
 
+_LEAD = 2
+"""Tokens before a completion that tell where it begins: the end of a generation prompt."""
+
+
 class StopReason(StrEnum):
     """Why a turn ended."""
 
@@ -89,15 +93,15 @@ class Turn:
         """The tokens of this prompt that were not there when `before` was sampled: what an environment said in between.
 
         Where the template rewrites the turn before, what it made of it comes first. Where the prompt begins otherwise
-        (`episode.history_turns`), they are what follows the completion, or the whole prompt without it.
+        (`episode.history_turns`), they are what follows the completion, behind the end of its generation prompt (an
+        observation may have the same words), or the whole prompt without it.
         """
         for known in (before.prompt_ids + before.completion_ids, before.prompt_ids):
-            if self.prompt_ids[: len(known)] == known:
+            if self.prompt_ids[: len(known)] == known != self.prompt_ids:
                 return self.prompt_ids[len(known) :]
-        size = len(before.completion_ids)
-        ends = range(len(self.prompt_ids), size - 1, -1) if size else ()
-        follows = (end for end in ends if self.prompt_ids[end - size : end] == before.completion_ids)
-        return self.prompt_ids[next(follows, 0) :]
+        said = before.prompt_ids[-_LEAD:] + before.completion_ids
+        ends = range(len(self.prompt_ids), len(said) - 1, -1) if before.completion_ids else ()
+        return self.prompt_ids[next((end for end in ends if self.prompt_ids[end - len(said) : end] == said), 0) :]
 
 
 @dataclass

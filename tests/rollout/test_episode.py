@@ -145,6 +145,21 @@ def test_history(history: int | None, shown: list[str]) -> None:
     assert talk.encode(TOKENIZER).token_ids == encode_prompt(talk.messages, TOKENIZER)
 
 
+@pytest.mark.parametrize("history", [None, 2, 1, 0])
+def test_what_was_added_is_whole_where_it_ends_with_the_same_words(history: int | None) -> None:
+    talk = Conversation((ASK,), history)
+    talk.start(Observation((SYSTEM, ASK)))
+    turns = []
+    for said in ("go", "look", "look"):
+        prompt = talk.encode(TOKENIZER)
+        ids = (*encode_text(said, TOKENIZER), TOKENIZER.eos_token_id)
+        turns.append(Turn(prompt.token_ids, ids, (0.0,) * len(ids), StopReason.STOP, 0, said))
+        talk.sampled(prompt, ids)
+        talk.add(said, told("here. go; look"))
+    added = TOKENIZER.decode(turns[2].added(turns[1]), skip_special_tokens=True)
+    assert added == ("playhere. go; look" if history == 0 else "here. go; look")
+
+
 def test_half_a_character_is_told_as_a_browser_writes_it() -> None:
     talk = Conversation((ASK,))
     talk.start(Observation(told("a\ud83d \ud83d\ude00 \udc00")))
