@@ -93,12 +93,11 @@ class Policy(nn.Module):
         """
         rows = see(self.model, rows)
         scores = action_scores(self.model, rows, self.shape, self.layout)
-        asked = (*scores[:3], rows.action_ids, rows.temperatures)
-        how_computed: Any = {"chunk_bytes": self.chunk_bytes, "shape": self.shape}
+        chosen = rows.action_ids, rows.temperatures
         if rows.allowed is None:
-            scored = token_logprobs(*asked, **how_computed)
+            scored = token_logprobs(*scores[:3], *chosen, chunk_bytes=self.chunk_bytes, shape=self.shape)
         else:
-            scored = restricted_logprobs(*asked, rows.allowed, **how_computed)
+            scored = restricted_logprobs(scores, *chosen, rows.allowed, chunk_bytes=self.chunk_bytes)
         read = rows if rows.seen is None else replace(rows, seen=rows.seen.detached())
         values = None if self.critic is None else self.critic(read)
         if self.teacher is None or not torch.is_grad_enabled():

@@ -5,20 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from posttrain.models.head import TokenLogprobs, token_logprobs
-from posttrain.models.logits import LogitShape
+from posttrain.models.divergence import Scores
+from posttrain.models.head import DEFAULT_CHUNK_BYTES, TokenLogprobs, token_logprobs
 
 
 def restricted_logprobs(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    ids: Tensor,
-    temperatures: Tensor,
-    allowed: Tensor,
-    *,
-    chunk_bytes: int,
-    shape: LogitShape,
+    scores: Scores, ids: Tensor, temperatures: Tensor, allowed: Tensor, *, chunk_bytes: int = DEFAULT_CHUNK_BYTES
 ) -> TokenLogprobs:
     """As `token_logprobs`, with p[a] over allowed[a] alone; allowed [A, K]: ids, -1 beyond their number.
 
@@ -27,24 +19,18 @@ def restricted_logprobs(
     """
     bound = (allowed >= 0).any(1)
     free, few = (~bound).nonzero()[:, 0], bound.nonzero()[:, 0]
+    hidden, weight, bias, shape = scores
     whole = token_logprobs(
         hidden[free], weight, bias, ids[free], temperatures[free], chunk_bytes=chunk_bytes, shape=shape
     )
-    part = _among(hidden[few], weight, bias, ids[few], temperatures[few], allowed[few], shape)
+    part = _among(scores._replace(hidden=hidden[few]), ids[few], temperatures[few], allowed[few])
     order = torch.cat([free, few]).argsort()
     return TokenLogprobs(*(torch.cat(both)[order] for both in zip(whole, part, strict=True)))
 
 
-def _among(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    ids: Tensor,
-    temperatures: Tensor,
-    allowed: Tensor,
-    shape: LogitShape,
-) -> TokenLogprobs:
+def _among(scores: Scores, ids: Tensor, temperatures: Tensor, allowed: Tensor) -> TokenLogprobs:
     """Of tokens that are all restricted."""
+    hidden, weight, bias, shape = scores
     kind = torch.float64 if hidden.dtype == torch.float64 else torch.float32
     rows, places = (allowed >= 0).nonzero(as_tuple=True)
     columns = torch.unique(allowed[rows, places])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from posttrain.models.divergence import Scores
 from posttrain.models.head import TokenLogprobs
 from posttrain.models.logits import LogitShape
 from posttrain.models.restricted import restricted_logprobs
@@ -41,8 +42,8 @@ def test_values_and_gradients_are_those_of_the_masked_softmax(shape: LogitShape,
     ids = torch.tensor([row[-1] if row else int(own) for row, own in zip(ALLOWED, ids, strict=True)])
     leaves = [hidden, weight, bias]
     result = restricted_logprobs(
-        *leaves, ids, temperatures, padded(ALLOWED), chunk_bytes=chunk_bytes, shape=shape
-    )  # fmt: skip
+        Scores(hidden, weight, bias, shape), ids, temperatures, padded(ALLOWED), chunk_bytes=chunk_bytes
+    )
     expected = by_hand((hidden, weight, bias), ids, temperatures, shape)
     torch.testing.assert_close(result, expected, rtol=1e-12, atol=1e-12)
     assert result.logprobs[2] == 0 and result.entropy[2] == 0, "there was nothing to choose"
@@ -54,9 +55,8 @@ def test_values_and_gradients_are_those_of_the_masked_softmax(shape: LogitShape,
 def test_all_or_none_may_be_restricted(rows: list[tuple[int, ...]]) -> None:
     hidden, weight, _, _, temperatures = inputs(1)
     found = restricted_logprobs(
-        hidden, weight, None, torch.tensor([2]), temperatures, padded(rows) if rows[0] else torch.tensor([[-1]]),
-        chunk_bytes=1 << 20, shape=LogitShape(),
-    )  # fmt: skip
+        Scores(hidden, weight), torch.tensor([2]), temperatures, padded(rows) if rows[0] else torch.tensor([[-1]])
+    )
     kept = [1, 2] if rows[0] else list(range(len(weight)))
     chances = torch.softmax((weight @ hidden[0])[kept] / temperatures[0], -1)
     torch.testing.assert_close(found.logprobs[0], chances[kept.index(2)].log())
