@@ -72,7 +72,11 @@ def encode_context(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, tools: To
 
 
 def encode_text(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """A text's tokens, with nothing added."""
+    """A text's tokens, with nothing added.
+
+    Half a character, a surrogate without its other, which web pages may hold and no tokenizer reads, is U+FFFD.
+    """
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return tuple(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
 

@@ -65,18 +65,13 @@ class Step:
 
 def told(text: str) -> tuple[Message, ...]:
     """What an environment says, as the messages of an observation."""
-    return ({"role": "user", "content": _well_formed(text)},)
+    return ({"role": "user", "content": text},)
 
 
 def shown(image: str, text: str) -> tuple[Message, ...]:
     """What an environment shows and says: an image, a data URI, and a text after it."""
-    parts = [{"type": "image_url", "image_url": {"url": image}}, {"type": "text", "text": _well_formed(text)}]
+    parts = [{"type": "image_url", "image_url": {"url": image}}, {"type": "text", "text": text}]
     return ({"role": "user", "content": parts},)
-
-
-def _well_formed(text: str) -> str:
-    """`text` with U+FFFD for surrogates without their other, which web pages may hold and no tokenizer reads."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 class Episode(Protocol):
