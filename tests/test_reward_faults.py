@@ -20,6 +20,7 @@ from posttrain.batch import Source, TokenBatch, TokenSequence
 from posttrain.estimator.advantages import GroupRelative
 from posttrain.reward import Grader, RewardSpec
 from posttrain.trajectory import StopReason, Trajectory, Turn
+from tests.living import descendants, left
 
 FAULTY = '''
 import os, signal, sys, time
@@ -145,23 +146,23 @@ def test_slow_but_legal_calls_survive(grader: Grader) -> None:
 
 def test_workers_are_kept_unless_they_have_grown(grader: Grader) -> None:
     grader.grade([played("1") for _ in range(10)])
-    workers = children(os.getpid())
+    workers = workers_of(os.getpid())
     grader.grade([played("1") for _ in range(1000)])
-    assert children(os.getpid()) == workers
+    assert workers_of(os.getpid()) == workers
     trajectories = [played("leak") for _ in range(20)]
     grader.grade(trajectories)
     assert [t.reward for t in trajectories] == [1.0] * 20
     grader.grade([played("1") for _ in range(100)])
-    assert not set(children(os.getpid())) & set(workers)
+    assert not set(workers_of(os.getpid())) & set(workers)
     assert not grader.failures
 
 
 def test_a_worker_killed_while_idle_costs_nothing(grader: Grader) -> None:
     grader.grade([played("1") for _ in range(10)])
-    workers = children(os.getpid())
+    workers = workers_of(os.getpid())
     assert len(workers) == 2
-    for pid in workers:
-        os.kill(pid, signal.SIGKILL)
+    for worker in workers:
+        worker.kill()
     trajectories = [played("2") for _ in range(10)]
     grader.grade(trajectories)
     assert [t.reward for t in trajectories] == [2.0] * 10
@@ -189,6 +190,7 @@ SCRIPT = """
 import signal, sys, time
 from posttrain.reward import Grader, RewardSpec
 from posttrain.trajectory import StopReason, Trajectory, Turn
+from tests.living import descendants, left
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what was started in the background ignores it
 grader = Grader([RewardSpec("faulty")], workers=2, deadline_seconds=1.0)
@@ -216,32 +218,18 @@ def launch(plugins: Path, texts: str, seconds: float) -> Iterator[subprocess.Pop
         program.communicate()
 
 
-def children(pid: int) -> list[int]:
-    """The workers among a process's children."""
-    return sorted(
-        child.pid
-        for child in psutil.Process(pid).children()
-        if any("reward.worker" in word for word in child.cmdline())
-    )
-
-
-def gone(pids: list[int], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
-            return True
-        time.sleep(0.05)
-    return False
+def workers_of(pid: int) -> list[psutil.Process]:
+    return descendants(pid, "reward.worker")
 
 
 def test_workers_end_with_the_interpreter(plugins: Path) -> None:
     with launch(plugins, "1,2", 1.0) as program:
         assert program.stdout is not None
         assert [program.stdout.readline(), program.stdout.readline()] == ["started\n", "[1.0, 2.0]\n"]
-        workers = children(program.pid)
+        workers = workers_of(program.pid)
         assert len(workers) == 2
         assert program.wait(20) == 0
-        assert gone(workers, 2)
+        assert not left(workers, 2)
 
 
 @pytest.mark.parametrize("busy", [True, False])
@@ -252,10 +240,10 @@ def test_workers_end_after_their_parent_was_killed(plugins: Path, busy: bool) ->
         if not busy:
             program.stdout.readline()
         time.sleep(0.5)
-        workers = children(program.pid)
+        workers = workers_of(program.pid)
         assert len(workers) == 2
         program.kill()
-        assert gone(workers, 4)
+        assert not left(workers, 4)
 
 
 def test_ctrl_c_reaches_the_trainer_but_not_the_workers(plugins: Path) -> None:
@@ -263,14 +251,14 @@ def test_ctrl_c_reaches_the_trainer_but_not_the_workers(plugins: Path) -> None:
         assert program.stdout is not None
         program.stdout.readline()
         time.sleep(0.4)
-        workers = children(program.pid)
-        for pid in workers:
-            os.kill(pid, signal.SIGINT)
+        workers = workers_of(program.pid)
+        for worker in workers:
+            worker.send_signal(signal.SIGINT)
         assert program.stdout.readline() == "[1.0]\n"
-        assert children(program.pid) == workers
+        assert workers_of(program.pid) == workers
         os.killpg(program.pid, signal.SIGINT)
         assert program.wait(20) != 0
-        assert gone(workers, 2)
+        assert not left(workers, 2)
 
 
 def test_importing_rewards_does_not_import_torch() -> None:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import psutil
 import pytest
 
 from posttrain.environments import Environment, Episode, Guided, Observation, Step, browser_memory
@@ -21,6 +20,7 @@ from posttrain.environments.processes import EpisodeLostError
 from posttrain.errors import DataError, MissingDependencyError, RecipeError, UnknownNameError
 from posttrain.images import opened
 from posttrain.picture import images_of, in_words
+from tests.living import command, descendants, left
 
 OVERLAPPED = 8
 """A seed of click-test-2 whose button ONE lies under the other."""
@@ -228,12 +228,11 @@ async def _finish(episode: Episode) -> Step:
 def test_a_killed_browser_fails_its_episodes_and_is_started_again(pages: Environment) -> None:
     async def killed() -> bool | None:
         _, episode = await start(pages, task="click-test", seed=1)
-        programs = [
-            one for one in psutil.Process().children(recursive=True) if "--remote-debugging-pipe" in one.cmdline()
-        ]
+        programs = descendants(running="--remote-debugging-pipe")
+        assert programs
         for program in programs:
             program.kill()
-        psutil.wait_procs(programs, timeout=5)
+        assert not left(programs)
         with pytest.raises(EpisodeLostError, match="closed"):
             await episode.step("click('13')")
         await episode.close()
@@ -258,12 +257,11 @@ def test_nothing_is_left_of_a_killed_program() -> None:
     program = subprocess.Popen([sys.executable, "-c", _HOLDER], stdout=subprocess.PIPE, text=True)
     assert program.stdout is not None
     assert program.stdout.readline() == "playing\n"
-    started = psutil.Process(program.pid).children(recursive=True)
-    assert len([one for one in started if one.name().startswith("chrom")]) > 4
+    started = descendants(program.pid)
+    assert sum("chrom" in command(one) for one in started) > 4
     program.kill()
     program.wait()
-    _, left = psutil.wait_procs(started, timeout=10)
-    assert not [one for one in left if one.status() != psutil.STATUS_ZOMBIE]
+    assert not left(started)
 
 
 def test_without_chromium_its_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from posttrain import catalog
 from posttrain.environments import Environment, Episode, Guided, Observation
 from posttrain.trajectory import Prompt
+from tests.living import descendants, left
 
 ASK: Prompt = ({"role": "user", "content": "Begin."},)
 
@@ -143,7 +143,7 @@ def test_as_many_episodes_as_there_is_room_for_run_at_once(environment: Environm
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name in CASES])
 def test_close_leaves_no_process(name: str) -> None:
-    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    before = descendants()
     with opened(name) as environment:
 
         async def play() -> None:
@@ -151,5 +151,4 @@ def test_close_leaves_no_process(name: str) -> None:
                 pass
 
         asyncio.run(play())
-    gone = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
-    assert not [child for child in gone if child.status() != psutil.STATUS_ZOMBIE]
+    assert not left(child for child in descendants() if child not in before)

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
@@ -17,6 +16,7 @@ import pytest
 from posttrain.environments import Guided
 from posttrain.environments.processes import EpisodeLostError, InProcesses
 from posttrain.errors import DataError, RunError
+from tests.living import left
 
 MAKE = "tests.environments.playable:Counter"
 
@@ -36,15 +36,6 @@ def counters() -> Iterator[Callable[..., InProcesses]]:
 
 def run(play: Coroutine[Any, Any, None]) -> None:
     asyncio.run(play)
-
-
-def gone(pid: int, seconds: float = 10.0) -> bool:
-    end = time.monotonic() + seconds
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def test_many_episodes_share_few_processes(counters: Callable[..., InProcesses]) -> None:
@@ -105,15 +96,16 @@ async def _reset(environment: InProcesses) -> None:
 
 def test_closing_ends_what_an_episode_has_started(counters: Callable[..., InProcesses]) -> None:
     environment = counters(processes=1)
-    started: list[int] = []
+    started: list[psutil.Process] = []
 
     async def play() -> None:
         observation, episode = await environment.reset("", {}, 0)
-        started.extend([observation.info["process"], (await episode.step("helper")).info["helper"]])
+        pids = observation.info["process"], (await episode.step("helper")).info["helper"]
+        started.extend(psutil.Process(pid) for pid in pids)
 
     run(play())
     environment.close()
-    assert all(gone(pid) for pid in started)
+    assert len(started) == 2 and not left(started)
 
 
 PROGRAM = f"""
@@ -135,8 +127,8 @@ asyncio.run(play())
 def test_nothing_is_left_of_a_program_that_was_killed() -> None:
     program = subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, text=True)
     assert program.stdout is not None
-    pids = [int(word) for word in program.stdout.readline().split()]
-    assert len(pids) == 2 and all(psutil.pid_exists(pid) for pid in pids)
+    started = [psutil.Process(int(word)) for word in program.stdout.readline().split()]
+    assert len(started) == 2
     os.kill(program.pid, signal.SIGKILL)  # while the process is in the middle of a call
     program.wait()
-    assert all(gone(pid) for pid in pids)
+    assert not left(started)

@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any
 
-import psutil
 import pytest
 
 from posttrain.environments import Environment
 from posttrain.environments.scienceworld import INSTRUCTIONS, scienceworld
 from posttrain.errors import MissingDependencyError, RecipeError
+from tests.living import descendants, left
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +73,9 @@ def test_mistakes(world: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_its_java_ends_with_it() -> None:
-    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    before = descendants()
     environment = scienceworld(processes=1)
     asyncio.run(environment.reset("", {"seed": 0}, 0))
-    assert any(child.name() == "java" for child in psutil.Process().children(recursive=True))
+    assert descendants(running="java")
     environment.close()
-    left = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
-    assert not [child for child in left if child.status() != psutil.STATUS_ZOMBIE]
+    assert not left(child for child in descendants() if child not in before)

@@ -13,7 +13,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 
@@ -33,6 +32,7 @@ from posttrain.rollout.sequences import rollout_sequences
 from posttrain.rollout.transformers_engine import TransformersEngine
 from posttrain.trainer import train
 from posttrain.trajectory import EpisodeEnd, StopReason, Turn
+from tests.living import descendants, left
 from tests.tiny import tiny_model
 
 TEMPLATE = (
@@ -330,13 +330,12 @@ def test_mistakes_end_the_run(words: Words) -> None:
 
 def test_nothing_is_left_after_close() -> None:
     before = {*threading.enumerate()}
-    processes = {child.pid for child in psutil.Process().children(recursive=True)}
+    processes = descendants()
     with opened(args={"agent": role()}) as environment:
         asyncio.run(begin(environment))  # and it is not closed
         assert len({*threading.enumerate()} - before) >= 2
     assert {*threading.enumerate()} <= before
-    left = [one for one in psutil.Process().children(recursive=True) if one.pid not in processes]
-    assert not [one for one in left if one.status() != psutil.STATUS_ZOMBIE]
+    assert not left(one for one in descendants() if one not in processes)
 
 
 def test_training(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from posttrain.data.recorded import read, shards
 from posttrain.rollout.records import from_record
+from tests.living import command, descendants, left
 from tests.trainer.processes import Run, metrics
 from tests.vision import QWEN3_VL
 
@@ -72,25 +73,25 @@ def test_the_recipe_of_a_policy_that_sees_takes_a_step(write_recipe: Callable[..
 
 def browsers(run: Run) -> list[psutil.Process]:
     """The running Chromiums of a run, without their helpers."""
-    children = psutil.Process(run.process.pid).children(recursive=True)
-    return [one for one in children if one.name().startswith("chrom") and "--type=" not in " ".join(one.cmdline())]
+    return [one for one in descendants(run.process.pid, "chrom") if "--type=" not in command(one)]
 
 
 def test_nothing_is_left_of_a_killed_run(recipe: Path, tmp_path: Path) -> None:
     run = Run(recipe, tmp_path / "run")
     started: list[psutil.Process] = []
+    num_browsers: list[int] = []  # browsers and their helpers
 
     def playing() -> bool:
         if run.num_steps() < 1:
             time.sleep(0.1)
             return False
-        started.extend(psutil.Process(run.process.pid).children(recursive=True))
+        started.extend(descendants(run.process.pid))
+        num_browsers.append(len(descendants(run.process.pid, "chrom")))
         return True
 
     run.kill_when(playing)
-    assert sum(one.name().startswith("chrom") for one in started) > 3
-    _, left = psutil.wait_procs(started, timeout=10)
-    assert [one for one in left if one.status() != psutil.STATUS_ZOMBIE] == []
+    assert num_browsers[0] > 3
+    assert not left(started)
 
 
 def test_browsers_that_die_cost_their_episodes_and_not_the_run(recipe: Path, tmp_path: Path) -> None:

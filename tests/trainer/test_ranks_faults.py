@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -12,11 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from posttrain.config.schema import TrackingSettings, TrainingSettings
 from posttrain.errors import UserError
 from posttrain.trainer.distributed import make_accelerator
+from tests.living import command, left
 from tests.trainer.processes import CPU_2, Run, run_ranks, start_ranks
 
 DEADLINE_SECONDS = 60  # a launcher gives its ranks 30
@@ -46,7 +47,7 @@ def stuck(completion: str) -> float:
 
 
 class Job:
-    """`posttrain train` on two ranks, as a user launches it; `pids`: of the ranks."""
+    """`posttrain train` on two ranks, as a user launches it."""
 
     def __init__(self, recipe: Path, output: Path, *more: str) -> None:
         launcher = ["accelerate.commands.launch", "--config_file", str(CPU_2), "--main_process_port", "0"]
@@ -63,9 +64,8 @@ class Job:
         return self.log.read()
 
     @property
-    def pids(self) -> list[int]:
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return [int(pid) for pid in children if b"posttrain" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    def ranks(self) -> list[psutil.Process]:
+        return [one for one in psutil.Process(self.process.pid).children() if "posttrain" in command(one)]
 
     def after_steps(self, number: int) -> None:
         metrics = self.output / "metrics.jsonl"
@@ -75,9 +75,9 @@ class Job:
 
     def status(self, within_seconds: float = WHOLE_SECONDS) -> int:
         """The launcher's, once all ranks have ended."""
-        pids = self.pids if self.process.poll() is None else []
+        ranks = self.ranks if self.process.poll() is None else []
         status = self.process.wait(timeout=within_seconds)
-        assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+        assert not left(ranks, seconds=0)
         return status
 
 
@@ -94,7 +94,7 @@ def recipe(tiny_recipe: dict[str, Any], write_recipe: Callable[..., Path], tmp_p
 def test_a_killed_rank_ends_the_job(recipe: Path, tmp_path: Path) -> None:
     job = Job(recipe, tmp_path / "run")
     job.after_steps(2)
-    os.kill(job.pids[1], signal.SIGKILL)
+    job.ranks[1].kill()
     assert job.status(DEADLINE_SECONDS) != 0
     assert "Signal 9 (SIGKILL)" in job.printed
 
@@ -122,8 +122,8 @@ def test_preemption_leaves_one_checkpoint_to_resume_from(recipe: Path, tmp_path:
     """The signal reaches launcher and ranks, as a scheduler sends it; the launcher passes its own on."""
     job = Job(recipe, tmp_path / "run")
     job.after_steps(2)
-    for pid in [job.process.pid, *job.pids]:
-        os.kill(pid, signal.SIGTERM)
+    for one in [psutil.Process(job.process.pid), *job.ranks]:
+        one.terminate()
     assert job.status() != 0
     (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
     step = json.loads((checkpoint / "state.json").read_text())["step"]
