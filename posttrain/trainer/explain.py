@@ -103,7 +103,7 @@ def _values(loaded: LoadedRecipe) -> Iterator[tuple[str, Any]]:
 
 def describe(recipe: Recipe, algorithm: Algorithm) -> dict[str, str]:
     """Data, models, sizes and optimiser of a run, a phrase each."""
-    training, rollout = recipe.training, recipe.rollout
+    training = recipe.training
     rollouts = Source.ROLLOUTS in algorithm.sources
     plan = _models(recipe, algorithm)
     for kind in ("prompts", "demonstrations", "preferences", "trajectories"):
@@ -111,13 +111,7 @@ def describe(recipe: Recipe, algorithm: Algorithm) -> dict[str, str]:
         if sources:
             plan[kind] = " + ".join(f"{source.weight:g} {_shown(source.path, source.config)}" for source in sources)
     if rollouts:
-        completions = training.prompts_per_step * rollout.group_size
-        plan["rollouts"] = (
-            f"{training.prompts_per_step} prompts x {rollout.group_size} completions = {completions} a step, "
-            f"at most {rollout.max_tokens} tokens each ({completions * rollout.max_tokens:,} a step), "
-            f"temperature {rollout.temperature:g}, engine {rollout.engine}, {rollout.updates} update(s) a phase"
-            + (f", played at most {rollout.max_staleness} phase(s) ahead" if rollout.max_staleness else "")
-        )
+        plan |= _rollouts(recipe)
         plan["resets"] = _resets(algorithm)
         rewards = " + ".join(map(_reward, recipe.rewards))
         plan["rewards"] = rewards or "none: nothing reads them"
@@ -142,6 +136,32 @@ def describe(recipe: Recipe, algorithm: Algorithm) -> dict[str, str]:
         plan["evaluation"] = _shown(recipe.evaluation.name, recipe.evaluation.settings)
     if recipe.final_evaluation is not None:
         plan["reported on"] = _shown(recipe.final_evaluation.name, recipe.final_evaluation.settings)
+    return plan
+
+
+def _rollouts(recipe: Recipe) -> dict[str, str]:
+    """How many are played a step and how long they are; where they take turns, with whom and until when."""
+    training, rollout, episode = recipe.training, recipe.rollout, recipe.episode
+    played = training.prompts_per_step * rollout.group_size
+    alone = recipe.environment.name == "single_turn"
+    kind, length = ("completions", "each") if alone else ("episodes", "a turn")
+    most = f" ({played * rollout.max_tokens:,} a step)" if alone else ""
+    plan = {
+        "rollouts": f"{training.prompts_per_step} prompts x {rollout.group_size} {kind} = {played} a step, "
+        f"at most {rollout.max_tokens} tokens {length}{most}, "
+        f"temperature {rollout.temperature:g}, engine {rollout.engine}, {rollout.updates} update(s) a phase"
+        + (f", played at most {rollout.max_staleness} phase(s) ahead" if rollout.max_staleness else "")
+    }
+    if alone:
+        return plan
+    limits = {"turns": episode.max_turns, "tokens": episode.max_tokens, "seconds": episode.max_seconds}
+    ends = ", ".join(f"{limit:,g} {unit}" for unit, limit in limits.items() if limit is not None)
+    seen = "all turns" if episode.history_turns is None else f"the last {episode.history_turns} turns"
+    plan["environment"] = _shown(recipe.environment.name, recipe.environment.settings)
+    plan["episodes"] = f"at most {ends}; the policy sees {seen} before; invalid actions: {episode.invalid}"
+    if recipe.partner is not None:
+        said = "the policy itself" if recipe.partner.self_play else f"{recipe.partner.path}, frozen"
+        plan["partner"] = f"{said}, at most {recipe.partner.max_tokens} tokens a line"
     return plan
 
 

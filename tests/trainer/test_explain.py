@@ -62,6 +62,20 @@ def test_json_holds_every_constant_value_and_origin(written: str) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
+def test_an_agent_s_world_and_the_bounds_of_its_episodes_are_there(format: str) -> None:
+    world = ["environment={name: new_recruit}", "partner={path: hub/model, max_tokens: 40}"]
+    limits = ["episode={max_turns: 6, max_seconds: 30, history_turns: 2, invalid: mask}", "rollout.max_tokens=16"]
+    text = explain("tiny/grpo", [*world, *limits, "rewards=episode_success"], format).replace("\\_", "_")
+    for said in (
+        "4 prompts x 8 episodes = 32 a step, at most 16 tokens a turn, ",
+        "new_recruit",
+        "at most 6 turns, 30 seconds; the policy sees the last 2 turns before; invalid actions: mask",
+        "hub/model, frozen, at most 40 tokens a line",
+    ):
+        assert said in text, said
+
+
+@pytest.mark.parametrize("format", FORMATS)
 def test_warnings_are_printed_and_do_not_stop_it(written: str, format: str) -> None:
     override = ["rollout.top_p=0.9"]
     text = explain(written, override, format).replace("\\_", "_")
