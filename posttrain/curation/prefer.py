@@ -11,12 +11,14 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Protocol
 
 from posttrain import catalog
 from posttrain.config.schema import SourceSettings
+from posttrain.curation.parts import in_parts
 from posttrain.curation.written import check_output, write_rows
 from posttrain.data.examples import Completion, Example
 from posttrain.data.held_out import content
@@ -31,6 +33,8 @@ from posttrain.trajectory import Prompt
 
 Question = tuple[Prompt, str, str]
 """A prompt, and two answers to it."""
+
+_QUESTIONS_AT_ONCE = 256
 
 
 class PairJudge(Protocol):
@@ -70,7 +74,8 @@ def prefer(
     Each pair is asked in both orders; its chance is the mean of p(first) and 1 - p(second as the first), so that a
     preference for a place cancels. A row: prompt, chosen, rejected, `chance` (that of the chosen side) and `made_by`.
     Pairs with a chance below `confidence`, and those that the judge did not answer, are left out. pairs_per_prompt: so
-    many are drawn of a prompt's, by `seed`. RecipeError, DataError where nothing can be written.
+    many are drawn of a prompt's, by `seed`. After a kill the same command goes on. RecipeError, DataError where
+    nothing can be written.
     """
     check_output(output)
     if not 0.5 < confidence <= 1 or pairs_per_prompt < 1:
@@ -81,7 +86,8 @@ def prefer(
     ]
     if not questions:
         raise DataError(f"{source.path}: no prompt has two different trajectories to compare")
-    chances = both_orders(judge, questions)
+    asked = {"judge": repr(judge), "made_by": made_by}
+    chances = in_parts(output, asked, questions, _QUESTIONS_AT_ONCE, partial(both_orders, judge))
     rows: list[dict[str, Any]] = []
     left_out: Counter[str] = Counter()
     for (prompt, first, second), chance in zip(questions, chances, strict=True):
@@ -117,14 +123,17 @@ class ModelJudge:
 
     def __call__(self, questions: Sequence[Question]) -> list[float | None]:
         """1 or 0 by the label that its greedy answer gives; None where it gives none, or both."""
+        asked = [Example(f"question#{n}", question(self.judge.template, *one)) for n, one in enumerate(questions)]
+        groups = self._collector.collect(asked, 1, seed=0)
+        return [self.read(group.trajectories[0].completion) for group in groups]
+
+    @cached_property
+    def _collector(self) -> Collector:
         self.model.check()
         opened = open_model(self.model)
         sampling = Sampling(self.max_tokens, opened.stop_ids, temperature=0.0)
         alone = catalog.build("environments", "single_turn", {})
-        collector = Collector(opened.engine, alone, None, opened.tokenizer, sampling)
-        asked = [Example(f"question#{n}", question(self.judge.template, *one)) for n, one in enumerate(questions)]
-        groups = collector.collect(asked, 1, seed=0)
-        return [self.read(group.trajectories[0].completion) for group in groups]
+        return Collector(opened.engine, alone, None, opened.tokenizer, sampling)
 
     def read(self, answer: str) -> float | None:
         """What an answer says."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from posttrain.config.schema import SourceSettings
 from posttrain.curation.demonstrate import Writer, open_writer
+from posttrain.curation.parts import in_parts
 from posttrain.curation.record import said
 from posttrain.curation.written import check_output, write_rows
 from posttrain.data.examples import Example
@@ -22,6 +23,8 @@ from posttrain.data.sources import load_source
 from posttrain.environments import told
 from posttrain.errors import DataError
 from posttrain.trajectory import Message, StopReason, Trajectory
+
+_QUESTIONS_AT_ONCE = 256
 
 
 def asked(before: str, after: str) -> tuple[Message, ...]:
@@ -68,8 +71,8 @@ def label(recordings: Path, output: Path, writer: Writer) -> Labelled:
     """Write recordings without actions as demonstrations, the model's most likely actions between the observations.
 
     A recording is a row {"observations": [text, ...]}, two at least; its other columns are kept. The last observation
-    tells which action was the last, and is not part of the row. DataError for a row without observations, or where no
-    recording could be labelled.
+    tells which action was the last, and is not part of the row. After a kill the same command goes on.
+    DataError for a row without observations, or where no recording could be labelled.
     """
     check_output(output)
     read = [_observations(row) for row in read_rows(recordings)]
@@ -78,10 +81,15 @@ def label(recordings: Path, output: Path, writer: Writer) -> Labelled:
         for number, (seen, _) in enumerate(read)
         for step, (before, after) in enumerate(pairwise(seen))
     ]
-    answers = iter([group.trajectories[0] for group in open_writer(writer).collect(examples, 1, writer.seed)])
+    collector = open_writer(writer)
+
+    def actions(some: Sequence[Example]) -> list[str | None]:
+        return [_action(group.trajectories[0]) for group in collector.collect(some, 1, writer.seed)]
+
+    answers = iter(in_parts(output, {"writer": writer}, examples, _QUESTIONS_AT_ONCE, actions))
     rows = []
     for seen, columns in read:
-        named = [action for action in [_action(next(answers)) for _ in seen[1:]] if action is not None]
+        named = [action for action in [next(answers) for _ in seen[1:]] if action is not None]
         if len(named) == len(seen) - 1:
             completion = [said(named[0])]
             for text, action in zip(seen[1:-1], named[1:], strict=True):

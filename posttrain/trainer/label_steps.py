@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from posttrain.config import Recipe
+from posttrain.curation.parts import in_parts
 from posttrain.curation.written import check_output, write_rows
 from posttrain.data.examples import Example
 from posttrain.data.labels import step_ends, steps_of
@@ -51,8 +52,8 @@ def label_steps(
     The label of a step is the share of `samples` continuations from its end that are solved (arXiv 2312.08935, eq. 4),
     or with `hard` 1 where any is (eq. 3); of the last step, whether the completion is. Continuations that could not be
     graded do not count; a step without a graded one has no label. Rows are what `process_reward` reads: prompt,
-    completions (each step with what separates it from the next), labels, and `solved`. RecipeError where the recipe
-    samples or grades nothing, UserError as `train`.
+    completions (each step with what separates it from the next), labels, and `solved`. After a kill the same command
+    goes on. RecipeError where the recipe samples or grades nothing, UserError as `train`.
     """
     from posttrain.trainer.setup import build
 
@@ -63,11 +64,9 @@ def label_steps(
             raise RecipeError(
                 f"algorithm {recipe.algorithm.name} samples or grades nothing; allowed: one that does both"
             )
-        labeller = _Labeller(loop.collector, samples, hard, separator, recipe.seed)
-        examples = loop.builder.prompts.take(count)
-        rows: list[dict[str, Any]] = []
-        for start in range(0, count, _PROMPTS_AT_ONCE):
-            rows += labeller.rows(examples[start : start + _PROMPTS_AT_ONCE], recipe.rollout.group_size)
+        labeller = _Labeller(loop.collector, recipe.rollout.group_size, samples, hard, separator, recipe.seed)
+        made_by = {"recipe": recipe, "samples": samples, "hard": hard, "separator": separator}
+        rows = in_parts(output, made_by, loop.builder.prompts.take(count), _PROMPTS_AT_ONCE, labeller.rows)
     if not rows:
         raise RecipeError("no completion could be labelled: all failed, or had several turns")
     write_rows(output, rows)
@@ -82,14 +81,15 @@ def label_steps(
 @dataclass(frozen=True)
 class _Labeller:
     collector: Collector
+    group_size: int
     samples: int
     hard: bool
     separator: str
     seed: int
 
-    def rows(self, examples: Sequence[Example], group_size: int) -> list[dict[str, Any]]:
+    def rows(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
         """The labelled completions of some prompts."""
-        played = self.collector.collect(examples, group_size, self.seed)
+        played = self.collector.collect(examples, self.group_size, self.seed)
         usable = [
             (example, one)
             for example, group in zip(examples, played, strict=True)
