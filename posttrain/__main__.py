@@ -7,6 +7,7 @@ signal's number where a signal stopped it. Heavy packages are imported by the co
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import sys
 from collections.abc import Sequence
@@ -282,6 +283,8 @@ app.add_typer(data_commands.app)
 
 def main() -> None:
     """Run the command line; mistakes and failures become one message and an exit status."""
+    # bitsandbytes, which transformers imports, would warn of a kernel that it does without.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
         app()
     except UserError as error:
