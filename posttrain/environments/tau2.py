@@ -2,15 +2,16 @@
 
 Domains, tasks, tools and the user's guidelines are those that inspect-evals bundles; grading is its own and needs no
 judge (`tau2_domains`). Many tasks ask for no action, so an agent that does nothing solves some (`eval/tau2.py`). In
-telecom the user has tools too, those of a phone, which the agent can only ask it to use.
+telecom and banking the user has tools too, which the agent can only ask it to use.
 
-A recipe's `partner` is the user. Without one a script is: it says its whole instructions at once, uses the tools of its
-phone that the agent names, as in `set_network_mode_preference {"mode": "4g_only"}`, and leaves after the agent's first
+A recipe's `partner` is the user. Without one a script is: it says its whole instructions at once, uses those of its
+tools that the agent names, as in `set_network_mode_preference {"mode": "4g_only"}`, and leaves after the agent's first
 plain answer that names none: it shows that tools are used and no more.
 """
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import re
@@ -73,7 +74,7 @@ class Service:
     def reset(self, columns: Mapping[str, Any], seed: int) -> Observation:
         """The policy's instructions and tools, and what the user says first where the script is the user."""
         tasks = tasks_of(self.domain)
-        self.task = tasks[int(columns.get("seed", seed)) % len(tasks)]
+        self.task = copy.deepcopy(tasks[int(columns.get("seed", seed)) % len(tasks)])  # a conversation may change it
         self.desk = desk_of(self.domain, self.task)
         opening: tuple[Message, ...] = ({"role": "system", "content": _INSTRUCTIONS + policy_of(self.domain)},)
         self._speaks = PARTNER
@@ -105,7 +106,7 @@ class Service:
         call = ToolCall(left[0].name, left[0].arguments)
         if left[0].requestor == "assistant":
             return write_call(call)
-        return f"Please use this on your phone: {call.name} {json.dumps(dict(call.arguments))}"
+        return f"Please use this: {call.name} {json.dumps(dict(call.arguments))}"
 
     def close(self) -> None:
         """Let the data go."""

@@ -3,7 +3,8 @@
 Airline and retail: a database that the agent's tools change; solved where it ends as the task's actions leave it and
 the agent has told the user all that it had to. Telecom: a customer database and the user's phone, each with tools for
 its own side; solved where the task's assertions about both hold and, where the task asks for it, its actions were
-taken. Banking is not covered.
+taken. Banking: a database that tools of both sides change, and documents that the agent searches for what it may do;
+solved where it ends as the actions of both leave it or, where the task asks for that, they were taken.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any, Literal, Protocol
 from posttrain.environments.tool_calls import Toolbox, ToolCall
 from posttrain.errors import DataError
 
-Domain = Literal["airline", "retail", "telecom"]
+Domain = Literal["airline", "retail", "telecom", "banking"]
 _READ_NOTHING = {"calculate", "transfer_to_human_agents"}
 
 
@@ -47,6 +48,8 @@ class Desk(Protocol):
 
 def desk_of(domain: Domain, task: Any) -> Desk:
     """The desk at which a conversation about `task` begins."""
+    if domain == "banking":
+        return Bank(task)
     return Phones(task) if domain == "telecom" else Records(domain, task)
 
 
@@ -101,16 +104,41 @@ class Phones:
         )
 
 
+class Bank:
+    """Banking: accounts that both sides have tools over."""
+
+    def __init__(self, task: Any) -> None:
+        self._task, store = task, _store()
+        self.tools, _ = _accounts(task, store)
+        self.agent = _toolbox("banking", store)
+        self.user: Toolbox | None = _toolbox("customer", store)
+
+    def solved(self, talk: Talk) -> bool:
+        """inspect-evals' `banking_scorer`."""
+        criteria = self._task.evaluation_criteria
+        actions = criteria.actions or []
+        if "ACTION" in criteria.reward_basis and not all(_taken(one, talk) for one in actions):
+            return False
+        if "DB" not in criteria.reward_basis or criteria.actions is None:
+            return True
+        agent, user = _accounts(self._task, _store())
+        for action in actions:
+            if action.name not in _READ_NOTHING:
+                _carry_out(getattr(agent if action.requestor == "assistant" else user, action.name), action.arguments)
+        return bool(agent.db.get_hash() == self.tools.db.get_hash())
+
+
 @lru_cache
 def tasks_of(domain: Domain) -> list[Any]:
-    """The tasks of the domain's base split; DataError where there are none."""
+    """The tasks of the domain's base split, all where it has no splits; DataError where there are none."""
     from inspect_evals.tau2.data_model.tasks import Task
 
     folder = _folder(domain)
-    split = set(json.loads((folder / "split_tasks.json").read_text(encoding="utf-8"))["base"])
+    splits = folder / "split_tasks.json"
+    split = set(json.loads(splits.read_text(encoding="utf-8"))["base"]) if splits.is_file() else None
     packed = folder / "tasks.json.gz"
     content = gzip.decompress(packed.read_bytes()) if packed.is_file() else (folder / "tasks.json").read_bytes()
-    found = [Task.model_validate(row) for row in json.loads(content) if row["id"] in split]
+    found = [Task.model_validate(row) for row in json.loads(content) if split is None or row["id"] in split]
     if not found:
         raise DataError(f"tau2 {domain}: {folder} has no tasks of its base split")
     return found
@@ -122,6 +150,10 @@ def policy_of(domain: Domain) -> str:
         from inspect_evals.tau2.telecom.agents import get_domain_policy
 
         text = get_domain_policy(workflow=False)
+    elif domain == "banking":
+        from inspect_evals.tau2.banking.agents import _get_domain_policy
+
+        text = _get_domain_policy("grep")
     else:
         files = (_folder(domain) / name for name in ("policy.txt", "policy.md"))
         text = next(file for file in files if file.is_file()).read_text(encoding="utf-8")
@@ -131,7 +163,7 @@ def policy_of(domain: Domain) -> str:
 def _folder(domain: Domain) -> Any:
     from inspect_evals.tau2.utils import TAU2_DATA_DIR
 
-    return TAU2_DATA_DIR / "domains" / domain
+    return TAU2_DATA_DIR / "domains" / ("banking_knowledge" if domain == "banking" else domain)
 
 
 def _carry_out(function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
@@ -159,8 +191,8 @@ def _taken(action: Any, talk: Talk) -> bool:
     return any(call.name == action.name and same(call.arguments) for call in calls)
 
 
-_Side = Literal["airline", "retail", "telecom", "phone"]
-"""Whose tools: the agent's of a domain, or the user's of telecom."""
+_Side = Literal["airline", "retail", "telecom", "phone", "banking", "customer"]
+"""Whose tools: the agent's of a domain, the user's of telecom, or the user's of banking."""
 
 
 def _side(side: _Side) -> tuple[Any, str, Iterable[Callable[[], Any]]]:
@@ -180,10 +212,20 @@ def _side(side: _Side) -> tuple[Any, str, Iterable[Callable[[], Any]]]:
         from inspect_evals.tau2.telecom.tools import all_telecom_agent_tools
 
         return TelecomAgentTools, "TelecomAgentTools", all_telecom_agent_tools
-    from inspect_evals.tau2.telecom.TelecomUserTools import TelecomUserTools
-    from inspect_evals.tau2.telecom.user_tools import all_telecom_user_tools
+    if side == "phone":
+        from inspect_evals.tau2.telecom.TelecomUserTools import TelecomUserTools
+        from inspect_evals.tau2.telecom.user_tools import all_telecom_user_tools
 
-    return TelecomUserTools, "TelecomUserTools", all_telecom_user_tools
+        return TelecomUserTools, "TelecomUserTools", all_telecom_user_tools
+    if side == "banking":
+        from inspect_evals.tau2.banking.BankingAgentTools import BankingAgentTools
+        from inspect_evals.tau2.banking.tools import all_banking_agent_tools, banking_grep
+
+        return BankingAgentTools, "BankingAgentTools", [*all_banking_agent_tools, banking_grep]
+    from inspect_evals.tau2.banking.BankingUserTools import BankingUserTools
+    from inspect_evals.tau2.banking.user_tools import all_banking_user_tools
+
+    return BankingUserTools, "BankingUserTools", all_banking_user_tools
 
 
 def _store() -> Any:
@@ -205,6 +247,17 @@ def _copy(side: _Side, store: Any) -> Any:
     """The data as it is at first, in a store of its own."""
     first = _first(side)
     return type(first)(store=store, instance=first.instance, db=copy.deepcopy(first.db), initialized=True)
+
+
+def _accounts(task: Any, store: Any) -> tuple[Any, Any]:
+    """The agent's and the user's hold on one database, as the task begins."""
+    from inspect_evals.tau2.banking.environment import apply_initial_state
+
+    agent = _copy("banking", store)
+    kind, name, _ = _side("customer")
+    user = kind(store=store, instance=name, db=agent.db, initialized=True)
+    apply_initial_state(agent, user, copy.deepcopy(task.initial_state))  # its rows become those of the database
+    return agent, user
 
 
 def _toolbox(side: _Side, store: Any) -> Toolbox:
@@ -232,6 +285,7 @@ def _definitions(side: _Side) -> dict[str, tuple[Callable[..., Any], Mapping[str
     found: dict[str, tuple[Callable[..., Any], Mapping[str, Any]]] = {}
     for one in map(ToolDef, (make() for make in _side(side)[2])):
         parameters = one.parameters.model_dump(exclude_none=True)
-        schema = {"name": one.name, "description": one.description, "parameters": parameters}
-        found[one.name] = one.tool, {"type": "function", "function": schema}
+        name = one.name.removeprefix("banking_")  # as the bank's documents call them
+        schema = {"name": name, "description": one.description, "parameters": parameters}
+        found[name] = one.tool, {"type": "function", "function": schema}
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import weakref
 from typing import Any
 
@@ -155,3 +156,53 @@ def test_a_partner_uses_its_phone_before_it_answers() -> None:
     for _ in range(20):
         assert not service.step(call).terminated
     assert service.step(call).terminated, "nobody waits for ever"
+
+
+def banking(kind: str) -> int:
+    """The first banking task with an action of this kind."""
+    return next(i for i, task in enumerate(tasks_of("banking")) if kind in {one.name for one in actions(task)})
+
+
+def test_banking_is_solved_by_the_actions_of_both_sides() -> None:
+    assert len(tasks_of("banking")) == 97
+    kinds = ("apply_for_credit_card", "call_discoverable_user_tool", "transfer_to_human_agents", "change_user_email")
+    for seed in map(banking, kinds):
+        assert expert(opened(seed, domain="banking")[0]).solved is True
+        assert opened(seed, domain="banking")[0].step("I do not know.").solved is False
+        alone, _ = opened(seed, domain="banking")
+        for action in actions(alone.task):
+            if action.requestor == "assistant":
+                alone.step(write_call(ToolCall(action.name, action.arguments)))
+        both = any(action.requestor == "user" for action in actions(alone.task))
+        assert alone.step("It is done.").solved is not both
+
+
+def test_what_is_done_at_the_bank_is_not_known_to_the_next_conversation() -> None:
+    """The rows that a task adds to the database are objects of the task's, and tools change rows in place."""
+
+    def pays(task: Any) -> bool:
+        called = [str(one.arguments.get("agent_tool_name")) for one in actions(task)]
+        return task.initial_state is not None and any(name.startswith("pay_credit_card") for name in called)
+
+    seed = next(i for i, task in enumerate(tasks_of("banking")) if pays(task))
+    before = tasks_of("banking")[seed].model_dump_json()
+    for _ in range(2):
+        assert expert(opened(seed, domain="banking")[0]).solved is True
+    assert tasks_of("banking")[seed].model_dump_json() == before
+
+
+def test_the_bank_s_agent_searches_for_what_it_may_do() -> None:
+    service, opening = opened(banking("call_discoverable_user_tool"), domain="banking")
+    names = {schema["function"]["name"] for schema in opening.tools}
+    assert {"grep", "unlock_discoverable_agent_tool"} <= names and "apply_for_credit_card" not in names
+    assert "`grep`" in opening.messages[0]["content"]
+    found = service.step(write_call(ToolCall("grep", {"pattern": "submit_cash_back_dispute_\\d+"})))
+    (answer,) = found.observation.messages
+    assert "submit_cash_back_dispute_0589" in answer["content"]
+    locked = {"agent_tool_name": "close_bank_account_7392", "arguments": "{}"}
+    refused = service.step(write_call(ToolCall("call_discoverable_agent_tool", locked)))
+    assert "unlock" in refused.observation.messages[0]["content"]
+    form = {"user_id": "u", "transaction_id": "t"}
+    call = {"discoverable_tool_name": "submit_cash_back_dispute_0589", "arguments": json.dumps(form)}
+    asked = service.step(f"call_discoverable_user_tool {json.dumps(call)}")
+    assert "has not been given to you" in asked.observation.messages[0]["content"]

@@ -20,7 +20,7 @@ def test_idling_solves_what_the_benchmark_says_of_the_first_tasks() -> None:
     assert [idle(seed) for seed in range(4)] == [True, True, False, False]
 
 
-@pytest.mark.parametrize("domain", ["airline", "retail", "telecom"])
+@pytest.mark.parametrize("domain", ["airline", "retail", "telecom", "banking"])
 def test_the_benchmark_knows_how_many_tasks_there_are(domain: str) -> None:
     benchmark = catalog.build("eval", "tau2", {"domain": domain})
     assert benchmark.source.config["size"] == len(tasks_of(domain))
