@@ -110,26 +110,37 @@ def test_the_data_goes_with_its_conversation(tasks: list[Any]) -> None:
 PHONE = "Please use this on your phone: {}"
 
 
-def telecom(kind: str) -> int:
-    """The first telecom task with an action of this kind of the user's."""
-    return next(i for i, task in enumerate(tasks_of("telecom")) if kind in {one.name for one in actions(task)})
+def first(domain: Any, kind: str) -> int:
+    """The first task of a domain with an action of this kind."""
+    return next(i for i, task in enumerate(tasks_of(domain)) if kind in {one.name for one in actions(task)})
 
 
-def test_telecom_is_solved_by_both_and_by_nobody_alone() -> None:
-    assert len(tasks_of("telecom")) == 114
-    for seed in (telecom("toggle_airplane_mode"), telecom("make_payment"), telecom("transfer_to_human_agents")):
-        assert expert(opened(seed, domain="telecom")[0]).solved is True
-        assert opened(seed, domain="telecom")[0].step("I do not know.").solved is False
-        alone, _ = opened(seed, domain="telecom")
-        for action in actions(alone.task):
-            if action.requestor == "assistant":
-                alone.step(write_call(ToolCall(action.name, action.arguments)))
-        both = any(action.requestor == "user" for action in actions(alone.task))
-        assert alone.step("It is done.").solved is not both
+BOTH_SIDES = {
+    "telecom": ("toggle_airplane_mode", "make_payment", "transfer_to_human_agents"),
+    "banking": (
+        "apply_for_credit_card",
+        "call_discoverable_user_tool",
+        "transfer_to_human_agents",
+        "change_user_email",
+    ),
+}
+
+
+@pytest.mark.parametrize(("domain", "kind"), [(domain, kind) for domain, kinds in BOTH_SIDES.items() for kind in kinds])
+def test_what_is_asked_of_both_sides_is_solved_by_both_and_by_nobody_alone(domain: str, kind: str) -> None:
+    seed = first(domain, kind)
+    assert expert(opened(seed, domain=domain)[0]).solved is True
+    assert opened(seed, domain=domain)[0].step("I do not know.").solved is False
+    alone, _ = opened(seed, domain=domain)
+    for action in actions(alone.task):
+        if action.requestor == "assistant":
+            alone.step(write_call(ToolCall(action.name, action.arguments)))
+    both = any(action.requestor == "user" for action in actions(alone.task))
+    assert alone.step("It is done.").solved is not both
 
 
 def test_the_script_uses_the_tools_that_it_is_asked_to() -> None:
-    service, opening = opened(telecom("set_network_mode_preference"), domain="telecom")
+    service, opening = opened(first("telecom", "set_network_mode_preference"), domain="telecom")
     names = {schema["function"]["name"] for schema in opening.tools}
     assert "refuel_data" in names and "set_network_mode_preference" not in names, "the phone is the user's"
     found = service.step("check_network_mode_preference, please, and run_speed_test.")
@@ -143,7 +154,7 @@ def test_the_script_uses_the_tools_that_it_is_asked_to() -> None:
 
 
 def test_a_partner_uses_its_phone_before_it_answers() -> None:
-    service, opening = opened(telecom("set_network_mode_preference"), domain="telecom", scripted=False)
+    service, opening = opened(first("telecom", "set_network_mode_preference"), domain="telecom", scripted=False)
     assert '"set_network_mode_preference"' in opening.info["partner"][0]["content"]
     assert service.step("Hello.").observation.info["speaks"] == "policy"
     assert service.step("What does it show?").observation.info["speaks"] == "partner"
@@ -156,25 +167,6 @@ def test_a_partner_uses_its_phone_before_it_answers() -> None:
     for _ in range(20):
         assert not service.step(call).terminated
     assert service.step(call).terminated, "nobody waits for ever"
-
-
-def banking(kind: str) -> int:
-    """The first banking task with an action of this kind."""
-    return next(i for i, task in enumerate(tasks_of("banking")) if kind in {one.name for one in actions(task)})
-
-
-def test_banking_is_solved_by_the_actions_of_both_sides() -> None:
-    assert len(tasks_of("banking")) == 97
-    kinds = ("apply_for_credit_card", "call_discoverable_user_tool", "transfer_to_human_agents", "change_user_email")
-    for seed in map(banking, kinds):
-        assert expert(opened(seed, domain="banking")[0]).solved is True
-        assert opened(seed, domain="banking")[0].step("I do not know.").solved is False
-        alone, _ = opened(seed, domain="banking")
-        for action in actions(alone.task):
-            if action.requestor == "assistant":
-                alone.step(write_call(ToolCall(action.name, action.arguments)))
-        both = any(action.requestor == "user" for action in actions(alone.task))
-        assert alone.step("It is done.").solved is not both
 
 
 def test_what_is_done_at_the_bank_is_not_known_to_the_next_conversation() -> None:
@@ -192,7 +184,7 @@ def test_what_is_done_at_the_bank_is_not_known_to_the_next_conversation() -> Non
 
 
 def test_the_bank_s_agent_searches_for_what_it_may_do() -> None:
-    service, opening = opened(banking("call_discoverable_user_tool"), domain="banking")
+    service, opening = opened(first("banking", "call_discoverable_user_tool"), domain="banking")
     names = {schema["function"]["name"] for schema in opening.tools}
     assert {"grep", "unlock_discoverable_agent_tool"} <= names and "apply_for_credit_card" not in names
     assert "`grep`" in opening.messages[0]["content"]
