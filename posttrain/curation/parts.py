@@ -19,8 +19,8 @@ def in_parts(
     output: Path,
     made_by: Mapping[str, Any],
     items: Sequence[Item],
-    size: int,
     make: Callable[[Sequence[Item]], Sequence[Any]],
+    size: int = 256,
 ) -> list[Any]:
     """What `make` says of all items, `size` of them at a time; after a kill the same command goes on from there.
 

@@ -34,8 +34,6 @@ from posttrain.trajectory import Prompt
 Question = tuple[Prompt, str, str]
 """A prompt, and two answers to it."""
 
-_QUESTIONS_AT_ONCE = 256
-
 
 class PairJudge(Protocol):
     """Whoever says which of two texts is the better answer."""
@@ -87,7 +85,7 @@ def prefer(
     if not questions:
         raise DataError(f"{source.path}: no prompt has two different trajectories to compare")
     asked = {"judge": repr(judge), "made_by": made_by}
-    chances = in_parts(output, asked, questions, _QUESTIONS_AT_ONCE, partial(both_orders, judge))
+    chances = in_parts(output, asked, questions, partial(both_orders, judge))
     rows: list[dict[str, Any]] = []
     left_out: Counter[str] = Counter()
     for (prompt, first, second), chance in zip(questions, chances, strict=True):

@@ -24,8 +24,6 @@ from posttrain.environments import told
 from posttrain.errors import DataError
 from posttrain.trajectory import Message, StopReason, Trajectory
 
-_QUESTIONS_AT_ONCE = 256
-
 
 def asked(before: str, after: str) -> tuple[Message, ...]:
     """The question to the model."""
@@ -86,7 +84,7 @@ def label(recordings: Path, output: Path, writer: Writer) -> Labelled:
     def actions(some: Sequence[Example]) -> list[str | None]:
         return [_action(group.trajectories[0]) for group in collector.collect(some, 1, writer.seed)]
 
-    answers = iter(in_parts(output, {"writer": writer}, examples, _QUESTIONS_AT_ONCE, actions))
+    answers = iter(in_parts(output, {"writer": writer}, examples, actions))
     rows = []
     for seen, columns in read:
         named = [action for action in [next(answers) for _ in seen[1:]] if action is not None]

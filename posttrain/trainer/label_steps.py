@@ -66,7 +66,7 @@ def label_steps(
             )
         labeller = _Labeller(loop.collector, recipe.rollout.group_size, samples, hard, separator, recipe.seed)
         made_by = {"recipe": recipe, "samples": samples, "hard": hard, "separator": separator}
-        rows = in_parts(output, made_by, loop.builder.prompts.take(count), _PROMPTS_AT_ONCE, labeller.rows)
+        rows = in_parts(output, made_by, loop.builder.prompts.take(count), labeller.rows, _PROMPTS_AT_ONCE)
     if not rows:
         raise RecipeError("no completion could be labelled: all failed, or had several turns")
     write_rows(output, rows)

@@ -36,11 +36,11 @@ class Maker:
 def test_what_was_made_before_a_kill_is_not_made_again(tmp_path: Path, cut: int) -> None:
     output, numbers = tmp_path / "out.jsonl", list(range(7))
     with pytest.raises(Killed):
-        in_parts(output, {"seed": 0}, numbers, 2, Maker(5))
+        in_parts(output, {"seed": 0}, numbers, Maker(5), 2)
     (left,) = tmp_path.iterdir()
     left.write_bytes(left.read_bytes()[: -cut or None])
     second = Maker()
-    assert in_parts(output, {"seed": 0}, numbers, 2, second) == [number**2 for number in numbers]
+    assert in_parts(output, {"seed": 0}, numbers, second, 2) == [number**2 for number in numbers]
     assert second.asked == numbers[2 if cut else 4 :]
     assert not list(tmp_path.iterdir())
 
@@ -48,14 +48,14 @@ def test_what_was_made_before_a_kill_is_not_made_again(tmp_path: Path, cut: int)
 def test_what_others_have_left_is_not_taken(tmp_path: Path) -> None:
     output, numbers = tmp_path / "out.jsonl", [1, 2, 3]
     with pytest.raises(Killed):
-        in_parts(output, {"seed": 0}, numbers, 2, Maker(3))
+        in_parts(output, {"seed": 0}, numbers, Maker(3), 2)
     (left,) = tmp_path.iterdir()
     before = left.read_bytes()
     for made_by, asked, size in (({"seed": 1}, numbers, 2), ({"seed": 0}, [1, 2, 4], 2), ({"seed": 0}, numbers, 1)):
         with pytest.raises(RecipeError, match=r"\.out\.jsonl\.parts: was left by a command that had other data"):
-            in_parts(output, made_by, asked, size, Maker())
+            in_parts(output, made_by, asked, Maker(), size)
     assert left.read_bytes() == before
-    assert in_parts(output, {"seed": 0}, numbers, 2, Maker(1)) == [1, 4, 9]
+    assert in_parts(output, {"seed": 0}, numbers, Maker(1), 2) == [1, 4, 9]
 
 
 def test_labels_of_steps_after_a_kill_are_those_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

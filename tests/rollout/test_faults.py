@@ -211,7 +211,7 @@ def test_a_slow_replica_is_not_waited_for(borrow: Callable[..., ServedEngine], p
     proxies[0].slow_seconds = 30.0
     start = time.monotonic()
     found = engine.generate(REQUESTS, SHORT)
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < 20
     assert all(completion.error is None for completion in found)
     assert engine.counters["requests_retried"] > 0
     proxies[1].slow_seconds = 30.0
